@@ -1,0 +1,1 @@
+"""The supervisor inside every sandbox."""

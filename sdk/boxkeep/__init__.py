@@ -1,0 +1,1 @@
+"""What a user of Boxkeep installs: command line and client."""

@@ -1,0 +1,1 @@
+"""Use cases and reconcilers: what is wanted, and how it comes about."""

@@ -1,0 +1,1 @@
+"""Records, ids, the lifecycle table, plans and errors: pure, imported by all."""

@@ -1,0 +1,1 @@
+"""The node: images, disks, network, runtimes, machines."""

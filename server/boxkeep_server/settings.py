@@ -1,0 +1,160 @@
+"""The one tree of settings: read once from a TOML file and the environment, passed on as plain values."""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+ENVIRONMENT_PREFIX = "BOXKEEP_"
+
+
+class Section(BaseModel):
+    """A part of the tree: immutable, and strict about names, so that a typing error is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ControlSettings(Section):
+    """The control plane: HTTP API, lifecycle, limits, store."""
+
+    listen: Annotated[str, Field(description="Address that the HTTP API listens on.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535, description="Port that the HTTP API listens on.")] = 7070
+    public_url: Annotated[
+        str | None, Field(description="URL by which clients reach the API; URLs handed out begin with it.")
+    ] = None
+    database: Annotated[
+        str | None,
+        Field(description="SQLAlchemy URL of the store; by default SQLite in the instance's directory."),
+    ] = None
+    rate_limits: Annotated[bool, Field(description="Whether calls are limited in rate per organisation.")] = True
+    no_room_wait_ms: Annotated[
+        int, Field(ge=0, description="How long a sandbox stays queued for a free slot before it fails, in ms.")
+    ] = 60_000
+    ended_kept_days: Annotated[int, Field(ge=0, description="How long ended sandboxes stay in lists, in days.")] = 30
+    idempotency_kept_hours: Annotated[
+        int, Field(ge=1, description="How long the answer to an Idempotency-Key is kept, in hours.")
+    ] = 24
+
+
+class NodeSettings(Section):
+    """The node: images, disks, network, runtimes."""
+
+    region: Annotated[str, Field(pattern="^[a-z]{3}$", description="Three-letter code of where this node is.")] = "loc"
+    isolations: Annotated[
+        tuple[Literal["runsc", "runc"], ...],
+        Field(description="Isolations a user may ask for; the first that the host can do is the default."),
+    ] = ("runsc", "runc")
+    subnet: Annotated[
+        str, Field(description="IPv4 network of the sandboxes; one /30 each. Must be the node's own.")
+    ] = "10.213.0.0/16"
+    disk_gib: Annotated[
+        int | None, Field(ge=4, description="Size of the disk pool in GiB; by default half of what is free, at most 200.")
+    ] = None
+    machine_disk_gib: Annotated[int, Field(ge=1, description="Ceiling of one sandbox's disk in GiB.")] = 10
+    machine_memory_mib: Annotated[int, Field(ge=128, description="Ceiling of one sandbox's memory in MiB.")] = 4096
+    machine_cpus: Annotated[float, Field(gt=0, description="Ceiling of one sandbox's processors, shared.")] = 2.0
+    machine_pids: Annotated[int, Field(ge=64, description="Ceiling of one sandbox's processes under runc.")] = 4096
+    slots: Annotated[
+        int | None, Field(ge=0, description="Sandboxes at once; by default (memory - reserve) / 384 MiB.")
+    ] = None
+    warm: Annotated[
+        dict[str, int], Field(description="Warm machines kept ready, by `image/isolation`.")
+    ] = Field(default_factory=dict)
+    internet: Annotated[bool, Field(description="Whether sandboxes may reach the internet at all.")] = True
+    opened: Annotated[
+        tuple[str, ...],
+        Field(description="`address:port` pairs inside refused ranges that sandboxes may reach, as mirrors need."),
+    ] = ()
+
+
+class Settings(Section):
+    """Everything an operator can set."""
+
+    instance: Annotated[
+        str,
+        Field(
+            pattern="^[a-z][a-z0-9]{0,7}$",
+            description="Name of this installation; its directories, links, tables and cgroups carry it.",
+        ),
+    ] = "main"
+    account: Annotated[str, Field(description="System account that the control plane runs as.")] = "boxkeep"
+    lib_root: Annotated[Path, Field(description="Where data that outlives a reboot is kept.")] = Path("/var/lib/boxkeep")
+    run_root: Annotated[Path, Field(description="Where sockets and state of this boot are kept.")] = Path("/run/boxkeep")
+    log_root: Annotated[Path, Field(description="Where the services write their logs.")] = Path("/var/log/boxkeep")
+    control: ControlSettings = ControlSettings()
+    node: NodeSettings = NodeSettings()
+
+    @field_validator("lib_root", "run_root", "log_root")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        if not path.is_absolute():
+            raise ValueError("must be an absolute path")
+        return path
+
+    @property
+    def lib(self) -> Path:
+        """The instance's data directory."""
+        return self.lib_root / self.instance
+
+    @property
+    def run(self) -> Path:
+        """The instance's directory of this boot."""
+        return self.run_root / self.instance
+
+    @property
+    def log(self) -> Path:
+        """The instance's log directory."""
+        return self.log_root / self.instance
+
+    @property
+    def node_socket(self) -> Path:
+        """Where the node API listens."""
+        return self.run / "node.sock"
+
+    @property
+    def database_url(self) -> str:
+        """The store's SQLAlchemy URL."""
+        return self.control.database or f"sqlite+aiosqlite:///{self.lib / 'control' / 'boxkeep.sqlite3'}"
+
+    @property
+    def public_url(self) -> str:
+        """The URL that URLs handed out begin with, without a slash at its end."""
+        return (self.control.public_url or f"http://{self.control.listen}:{self.control.port}").rstrip("/")
+
+
+def read_settings(file: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from `file` (TOML; absent means empty), overridden by `BOXKEEP_SECTION__NAME` variables.
+
+    Values of the environment are read as TOML values where they parse as such, else as strings.
+
+    Raises:
+        pydantic.ValidationError: a name is unknown or a value is not allowed.
+        tomllib.TOMLDecodeError: the file is not TOML.
+    """
+    tree: dict[str, Any] = {}
+    if file is not None and file.exists():
+        tree = tomllib.loads(file.read_text(encoding="utf-8"))
+    for name, value in environment.items():
+        if name.startswith(ENVIRONMENT_PREFIX) and name != f"{ENVIRONMENT_PREFIX}CONFIG":
+            _put(tree, name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"), _parsed(value))
+    return Settings.model_validate(tree)
+
+
+def _put(tree: dict[str, Any], path: list[str], value: object) -> None:
+    *sections, leaf = path
+    for section in sections:
+        tree = tree.setdefault(section, {})
+    tree[leaf] = value
+
+
+def _parsed(value: str) -> object:
+    if not re.match(r"""^(true|false|[-+]?\d|\[|\{|"|')""", value):
+        return value
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value
