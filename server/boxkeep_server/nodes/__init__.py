@@ -1,1 +1,1 @@
-"""Clients of the node API and of the guest wire."""
+"""The client of the node API."""
