@@ -52,7 +52,8 @@ class NodeSettings(Section):
         str, Field(description="IPv4 network of the sandboxes; one /30 each. Must be the node's own.")
     ] = "10.213.0.0/16"
     disk_gib: Annotated[
-        int | None, Field(ge=4, description="Size of the disk pool in GiB; by default half of what is free, at most 200.")
+        int | None,
+        Field(ge=4, description="Size of the disk pool in GiB; by default half of what is free, at most 200."),
     ] = None
     machine_disk_gib: Annotated[int, Field(ge=1, description="Ceiling of one sandbox's disk in GiB.")] = 10
     machine_memory_mib: Annotated[int, Field(ge=128, description="Ceiling of one sandbox's memory in MiB.")] = 4096
@@ -61,9 +62,9 @@ class NodeSettings(Section):
     slots: Annotated[
         int | None, Field(ge=0, description="Sandboxes at once; by default (memory - reserve) / 384 MiB.")
     ] = None
-    warm: Annotated[
-        dict[str, int], Field(description="Warm machines kept ready, by `image/isolation`.")
-    ] = Field(default_factory=dict)
+    warm: Annotated[dict[str, int], Field(description="Warm machines kept ready, by `image/isolation`.")] = Field(
+        default_factory=dict
+    )
     internet: Annotated[bool, Field(description="Whether sandboxes may reach the internet at all.")] = True
     opened: Annotated[
         tuple[str, ...],
@@ -82,8 +83,12 @@ class Settings(Section):
         ),
     ] = "main"
     account: Annotated[str, Field(description="System account that the control plane runs as.")] = "boxkeep"
-    lib_root: Annotated[Path, Field(description="Where data that outlives a reboot is kept.")] = Path("/var/lib/boxkeep")
-    run_root: Annotated[Path, Field(description="Where sockets and state of this boot are kept.")] = Path("/run/boxkeep")
+    lib_root: Annotated[Path, Field(description="Where data that outlives a reboot is kept.")] = Path(
+        "/var/lib/boxkeep"
+    )
+    run_root: Annotated[Path, Field(description="Where sockets and state of this boot are kept.")] = Path(
+        "/run/boxkeep"
+    )
     log_root: Annotated[Path, Field(description="Where the services write their logs.")] = Path("/var/log/boxkeep")
     control: ControlSettings = ControlSettings()
     node: NodeSettings = NodeSettings()

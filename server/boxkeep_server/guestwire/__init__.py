@@ -1,0 +1,1 @@
+"""The host side of the guest wire: frames, handshake, pooled connections, calls."""

@@ -1,0 +1,32 @@
+"""Ids: 32 lowercase alphanumerics, drawn from the system's randomness; keys and their prefix."""
+
+import hashlib
+import re
+import secrets
+import string
+
+ALPHABET = string.ascii_lowercase + string.digits
+LENGTH = 32
+PATTERN = re.compile(r"[a-z0-9]{32}")
+KEY_PREFIX = "br_live_"
+KEY_PATTERN = re.compile(r"br_live_[A-Za-z0-9]{32}")
+
+
+def new_id() -> str:
+    """A fresh id: 32 characters of 36, 165 bits."""
+    return "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
+
+
+def new_key() -> str:
+    """A fresh API key, to be shown once."""
+    return KEY_PREFIX + new_id()
+
+
+def key_digest(key: str) -> str:
+    """What is stored of a key: its SHA-256 in hex. The key carries 165 random bits, so no salt is needed."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def is_id(text: object) -> bool:
+    """Whether `text` has the form of an id."""
+    return isinstance(text, str) and PATTERN.fullmatch(text) is not None

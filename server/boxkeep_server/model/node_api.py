@@ -1,0 +1,171 @@
+"""The messages of the node API: all that the control plane and a node may say to each other."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+
+Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{32}$")]
+Isolation = Literal["runsc", "runc"]
+Role = Literal["main"]
+ImageName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+
+
+class Message(BaseModel):
+    """A message of the wire: camelCase, immutable, strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+
+class NetworkWish(Message):
+    """What a sandbox may reach: the internet, or only the networks of `allow`. Refused ranges stay refused."""
+
+    internet: bool = True
+    allow: Annotated[tuple[str, ...], Field(max_length=64)] | None = None
+
+
+class ClaimWish(Message):
+    """A machine wanted for one role of a sandbox in one epoch. `not_after` is epoch ms."""
+
+    sandbox: Id
+    epoch: Annotated[int, Field(ge=1)]
+    role: Role = "main"
+    image: ImageName
+    isolation: Isolation | None = None
+    not_after: int
+    hostname: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    env: dict[str, str] = Field(default_factory=dict, repr=False)
+    network: NetworkWish = NetworkWish()
+
+
+class ClaimChange(Message):
+    """A new end time for a machine, epoch ms."""
+
+    not_after: int
+
+
+class ClaimState(StrEnum):
+    """Where a claimed machine is."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    DEAD = "dead"
+
+
+class DeathReason(StrEnum):
+    """Why a machine is dead."""
+
+    EXITED = "exited"
+    OUT_OF_MEMORY = "out_of_memory"
+    HOST_MEMORY = "host_memory"
+    EXPIRED = "expired"
+    BOOT_FAILED = "boot_failed"
+    HOST_RESTARTED = "host_restarted"
+    DISK_LOST = "disk_lost"
+
+
+class Claim(Message):
+    """A bound machine as the node sees it. `secret` opens the guest wire at `address:port`."""
+
+    sandbox: Id
+    epoch: int
+    role: Role
+    machine: Id
+    isolation: Isolation
+    image: ImageName
+    digest: str
+    state: ClaimState
+    reason: DeathReason | None = None
+    address: str
+    port: int
+    secret: str = Field(repr=False)
+    boot_id: str
+    claimed_at: int
+    not_after: int
+    last_seen_at: int
+    died_at: int | None = None
+    oom_kills: int = 0
+    memory_bytes: int | None = None
+    cpu_ms: int | None = None
+
+
+class Claims(Message):
+    """Every claim of a node."""
+
+    claims: tuple[Claim, ...]
+
+
+class Tail(Message):
+    """The last 64 KiB of what an unfinished command wrote, base64."""
+
+    stdout: str
+    stderr: str
+
+
+class Release(Message):
+    """What is left to say of a machine that is gone."""
+
+    last_seen_at: int | None = None
+    died_at: int | None = None
+    reason: DeathReason | None = None
+    tails: dict[str, Tail] = Field(default_factory=dict)
+
+
+class IsolationFacts(Message):
+    """What an isolation can do on this node."""
+
+    version: str
+    pause_keeps: Literal["memory", "files"]
+
+
+class NodeFacts(Message):
+    """What a node is and can do, and how full it is."""
+
+    node_id: Id
+    boot_id: str
+    region: str
+    version: str
+    isolations: dict[Isolation, IsolationFacts]
+    default_isolation: Isolation
+    images: dict[ImageName, str]
+    slots: int
+    slots_used: int
+    warm: dict[str, int]
+    disk_limit: bool
+    admitting: bool
+
+
+class ClaimHint(Message):
+    """A claim changed; a hint only, the lists are the truth. All None: a heartbeat."""
+
+    sandbox: Id | None = None
+    epoch: int | None = None
+    role: Role | None = None
+    state: ClaimState | None = None
+    reason: DeathReason | None = None
+
+
+class LeakCount(Message):
+    """Things of one kind that belong to nobody."""
+
+    kind: str
+    items: tuple[str, ...]
+
+
+class Leaks(Message):
+    """What belongs to nobody on this node."""
+
+    leaks: tuple[LeakCount, ...]
+
+    @property
+    def total(self) -> int:
+        """How many things there are in all."""
+        return sum(len(leak.items) for leak in self.leaks)
+
+
+class Refusal(Message):
+    """An error of the node API."""
+
+    error: str
+    code: Literal["bad_request", "not_found", "conflict", "released", "no_room", "not_ready", "unsupported", "internal"]

@@ -1,0 +1,99 @@
+"""A sandbox: what a user wishes, the record the store keeps of it, and pure decisions about its time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from boxkeep_server.model.statuses import Status
+
+Runtime = Literal["bun", "python", "base"]
+RUNTIMES: tuple[Runtime, ...] = ("bun", "python", "base")
+SIZE = "standard"
+ENV_BYTES = 128 * 1024
+METADATA_BYTES = 16 * 1024
+
+
+class Reason(StrEnum):
+    """Why a sandbox failed, ended or was paused: machine-readable, shown as `reason`."""
+
+    USER_REQUEST = "user_request"
+    MAX_DURATION = "max_duration"
+    NO_CAPACITY = "no_capacity"
+    OUT_OF_MEMORY = "out_of_memory"
+    HOST_MEMORY = "host_memory"
+    MACHINE_DIED = "machine_died"
+    BOOT_FAILED = "boot_failed"
+    NODE_RESTARTED = "node_restarted"
+    NODE_LOST = "node_lost"
+    DISK_LOST = "disk_lost"
+    HOURS_LIMIT = "monthly_hours_limit"
+    OPERATOR_SHUTDOWN = "operator_shutdown"
+    UNSUPPORTED = "unsupported"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPolicy:
+    """What a sandbox may reach: everything public, nothing, or only the networks of `allow` (CIDR)."""
+
+    internet: bool = True
+    allow: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewSandbox:
+    """A user's wish for a sandbox, validated in form. None means: the default."""
+
+    runtime: Runtime = "bun"
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ephemeral: bool = True
+    max_duration_ms: int | None = None
+    region: str | None = None
+    capabilities: Mapping[str, object] | None = None
+    name: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    isolation: Literal["runsc", "runc"] | None = None
+    network: NetworkPolicy = NetworkPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """What the store keeps of a sandbox. Times are epoch ms; `revision` grows with every change of the row.
+
+    `epoch` counts the bodies it has had: it is raised each time a machine is asked for. `node`, `isolation` and
+    `pause_keeps` are those of the body it has or had last.
+    """
+
+    id: str
+    organisation: str
+    status: Status
+    revision: int
+    epoch: int
+    runtime: Runtime
+    ephemeral: bool
+    max_duration_ms: int
+    region: str | None
+    wished_region: str | None
+    wished_isolation: Literal["runsc", "runc"] | None
+    isolation: Literal["runsc", "runc"] | None
+    pause_keeps: Literal["memory", "files"] | None
+    capabilities: Mapping[str, object] | None
+    network: NetworkPolicy
+    name: str | None
+    metadata: Mapping[str, str]
+    env_names: tuple[str, ...]
+    node: str | None
+    created_at: int
+    queued_at: int
+    started_at: int | None
+    ready_at: int | None
+    expires_at: int | None
+    ended_at: int | None
+    billed_ms: int
+    reason: str | None
+    created_by: str
+
+    @property
+    def running(self) -> bool:
+        """Whether its machine takes calls."""
+        return self.status is Status.READY
