@@ -32,7 +32,7 @@ def next_month_start(at_ms: int) -> int:
 
 
 def split(span: Span, now_ms: int) -> Iterator[tuple[str, int]]:
-    """The ms of a span in each UTC month that it touches; an open span ends now. A span that ends before it starts is empty."""
+    """The ms of a span in each UTC month that it touches; an open span ends now, a reversed one is empty."""
     at, end = span.start, span.end if span.end is not None else now_ms
     while at < end:
         until = min(end, next_month_start(at))
