@@ -254,7 +254,7 @@ def make_directory(path: bytes, mode: int, parents: bool, owner: Account | None)
 
 
 def move(source: bytes, to: bytes, overwrite: bool) -> dict[str, Any]:
-    """Rename; a regular file goes to another file system too. Without `overwrite` what is there stays. Raises Refused."""
+    """Rename; a regular file moves across file systems too. What is there stays unless `overwrite`. Raises Refused."""
     to = to.rstrip(b"/") or b"/"
     try:
         os.lstat(source)
