@@ -247,9 +247,7 @@ async def test_a_cancelled_tree_is_gone_and_says_so(commands: Commands) -> None:
 
 async def test_following_goes_on_until_the_end(commands: Commands) -> None:
     process = await commands.start("for i in 1 2 3; do echo $i; sleep 0.05; done; echo err >&2")
-    record, out, err = await commands.ask(
-        {"op": "process.follow", "id": process, "stdoutOffset": 2, "stderrOffset": 0}
-    )
+    record, out, err = await commands.ask({"op": "process.follow", "id": process, "stdoutOffset": 2, "stderrOffset": 0})
     assert (out, err, record["state"]) == (b"2\n3\n", b"err\n", "finished")
     process = await commands.start("for i in 1 2 3; do echo $i; sleep 0.05; done")
     request = {"op": "process.output", "id": process, "stream": "stdout", "offset": 0, "follow": True}
@@ -297,7 +295,9 @@ async def test_children_are_likelier_victims_of_the_oom_killer_than_the_guest(
 
 
 async def test_no_descriptor_of_the_guest_leaks_into_a_command(commands: Commands) -> None:
-    _, out, _ = await commands.run("/usr/bin/python3", ["-I", "-S", "-c", "import os; print(sorted(os.listdir('/proc/self/fd')))"])
+    _, out, _ = await commands.run(
+        "/usr/bin/python3", ["-I", "-S", "-c", "import os; print(sorted(os.listdir('/proc/self/fd')))"]
+    )
     assert out in (b"['0', '1', '2', '3']\n", b"['0', '1', '2']\n")
 
 

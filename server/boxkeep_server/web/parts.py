@@ -6,6 +6,7 @@ from typing import Protocol
 
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.files import Files
+from boxkeep_server.control.idempotency import Stored
 from boxkeep_server.control.ports import Caller
 from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.terminals import Terminals
@@ -33,14 +34,6 @@ class Rates(Protocol):
 
     async def take(self, organisation: str, kind: CallKind) -> None:
         """Count one call. Raises `RateLimited`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """An answer that is kept for its Idempotency-Key."""
-
-    status: int
-    body: bytes
 
 
 class Idempotency(Protocol):
