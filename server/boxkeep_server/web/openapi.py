@@ -51,9 +51,7 @@ def _schemas(operations: list[AnyOperation], opened: list[OpenOperation]) -> tup
     answers = [a for o in operations for a in o.answers.values()] + [a for o in opened for a in o.answers.values()]
     shown: list[type[BaseModel]] = [answer.model for answer in answers if answer.model is not None]
     wished: list[type[BaseModel]] = [o.query for o in operations] + [o.body for o in operations]
-    pairs: list[tuple[Any, Any]] = [
-        (kind, "serialization") for kind in dict.fromkeys([shapes.ErrorShape, *shown])
-    ]
+    pairs: list[tuple[Any, Any]] = [(kind, "serialization") for kind in dict.fromkeys([shapes.ErrorShape, *shown])]
     pairs.extend((kind, "validation") for kind in dict.fromkeys(wished))
     found, definitions = models_json_schema(pairs, by_alias=True, ref_template=REFS)
     names = {kind: reference["$ref"].rpartition("/")[2] for (kind, _), reference in found.items()}

@@ -174,7 +174,7 @@ async def _refused(call: Call, query: Fields, body: Fields, feature: str) -> Res
     raise NotBuilt(f"{feature} not available on this server yet")
 
 
-def _later(  # noqa: PLR0917 - a table reads best by place
+def _later(
     method: str,
     path: str,
     name: str,
