@@ -46,7 +46,8 @@ class GuestProgram:
         file = self.directory / "boot.json"
         file.write_text(json.dumps(self.boot))
         command = ["/usr/bin/python3", "-I", "-S", "-B", str(GUEST), str(file)]
-        self.process = subprocess.Popen(command, stderr=(self.directory / "stderr").open("ab"))
+        with (self.directory / "stderr").open("ab") as stderr:
+            self.process = subprocess.Popen(command, stderr=stderr)
         deadline = time.monotonic() + READY_SECONDS
         while True:
             try:
@@ -102,7 +103,7 @@ def guest_program() -> Iterator[GuestProgram]:
     program.stop()
     errors = program.errors()
     shutil.rmtree(directory)
-    assert errors == ""
+    assert errors == "", errors
 
 
 @pytest.fixture
