@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 
 GUEST = Path(__file__).parent.parent / "guest" / "boxkeep_guest"
@@ -151,7 +150,9 @@ class Commands:
         plain = {"op": "process.start", "id": process_id(), "command": command, "args": args, "cwd": self.cwd}
         return {**plain, "timeoutMs": 60_000, "answer": "exit", "tail": 1 << 20, **fields}
 
-    async def run(self, command: str, args: list[str] | None = None, **fields: Any) -> tuple[dict[str, Any], bytes, bytes]:
+    async def run(
+        self, command: str, args: list[str] | None = None, **fields: Any
+    ) -> tuple[dict[str, Any], bytes, bytes]:
         """Run a command to its end: the record, stdout and stderr."""
         return await self.ask(self.request(command, args, **fields))
 

@@ -9,20 +9,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-
 from boxkeep_server.guestwire import GuestRefused
 from boxkeep_server.guestwire.answers import process_of, processes_of
-from tests.guests import (  # noqa: F401
-    Commands,
-    GuestProgram,
-    alive,
-    commands,
-    eventually,
-    guest_program,
-    pool,
-    process_id,
-    resident,
-)
+
+from tests.guests import Commands, GuestProgram, alive, eventually, process_id, resident
+
+pytest_plugins = ["tests.guests"]
 
 MIB = 1024 * 1024
 
@@ -155,7 +147,7 @@ async def test_a_timeout_ends_the_whole_tree(commands: Commands) -> None:
     daemon = "import os,time\nos.fork() and os._exit(0)\nos.setsid()\nos.fork() and os._exit(0)\n"
     daemon += "open('pids','a').write(f'{os.getpid()}\\n')\nos.closerange(0,10)\ntime.sleep(300)"
     (Path(commands.cwd) / "daemon.py").write_text(daemon)
-    script = "trap '' TERM; env -i /usr/bin/python3 -I daemon.py; env -i setsid sleep 301 & echo $! >> pids; sleep 302 & wait"
+    script = "trap '' TERM; env -i /usr/bin/python3 -I daemon.py; env -i setsid sleep 301 & echo $! >> pids; sleep 302"
     record, _, _ = await commands.run(script, timeoutMs=1000)
     assert (record["outcome"], record["timedOut"]) == ("timed_out", True)
     pids = [int(pid) for pid in (Path(commands.cwd) / "pids").read_text().split()]
@@ -273,9 +265,7 @@ async def test_a_cancelled_tree_is_gone_and_says_so(commands: Commands) -> None:
 
 async def test_following_goes_on_until_the_end(commands: Commands) -> None:
     process = await commands.start("for i in 1 2 3; do echo $i; sleep 0.05; done; echo err >&2")
-    record, out, err = await commands.ask(
-        {"op": "process.follow", "id": process, "stdoutOffset": 2, "stderrOffset": 0}
-    )
+    record, out, err = await commands.ask({"op": "process.follow", "id": process, "stdoutOffset": 2, "stderrOffset": 0})
     assert (out, err, record["state"]) == (b"2\n3\n", b"err\n", "finished")
     process = await commands.start("for i in 1 2 3; do echo $i; sleep 0.05; done")
     request = {"op": "process.output", "id": process, "stream": "stdout", "offset": 0, "follow": True}
@@ -323,7 +313,9 @@ async def test_children_are_likelier_victims_of_the_oom_killer_than_the_guest(
 
 
 async def test_no_descriptor_of_the_guest_leaks_into_a_command(commands: Commands) -> None:
-    _, out, _ = await commands.run("/usr/bin/python3", ["-I", "-S", "-c", "import os; print(sorted(os.listdir('/proc/self/fd')))"])
+    _, out, _ = await commands.run(
+        "/usr/bin/python3", ["-I", "-S", "-c", "import os; print(sorted(os.listdir('/proc/self/fd')))"]
+    )
     assert out in (b"['0', '1', '2', '3']\n", b"['0', '1', '2']\n")
 
 
