@@ -10,7 +10,7 @@ import sys
 import threading
 
 
-def serve(connection):
+def serve(connection: socket.socket) -> None:
     with connection, connection.makefile("rwb") as stream:
         line = stream.readline()
         if not line:
@@ -26,7 +26,7 @@ def serve(connection):
         stream.write(json.dumps(answer).encode())
 
 
-def main():
+def main() -> None:
     boot = json.loads(pathlib.Path(sys.argv[1]).read_text())
     ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

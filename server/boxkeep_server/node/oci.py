@@ -136,6 +136,21 @@ def config(
     }
 
 
+def boot_file(machine: str, secret: str, isolation: Isolation, ceilings: Ceilings) -> dict[str, Any]:
+    """What the guest is told at its start, as docs/reference/guest-wire.md says."""
+    return {
+        "machine": machine,
+        "secret": secret,
+        "epoch": 0,
+        # Within its own network, on whatever address it is given, now or when restored.
+        "listen": ["0.0.0.0", PORT],  # noqa: S104
+        "log": LOG,
+        "workspace": WORKSPACE,
+        "runtime": isolation,
+        "memoryLimitBytes": ceilings.memory_bytes,
+    }
+
+
 def _limits(host: Host) -> list[dict[str, Any]]:
     open_files = min(host.open_files, 1 << 20)
     return [
