@@ -180,11 +180,16 @@ class Room:
         return Image("minbase", "minbase", tree)
 
 
-async def ask(address: str, *argv: str, port: int = 7071, timeout_s: float = 20) -> tuple[int, str]:
+async def ask(address: str, *argv: str) -> tuple[int, str]:
     """Run `argv` inside through the responder: its exit code and what it said."""
-    async with asyncio.timeout(timeout_s):
-        reader, writer = await asyncio.open_connection(address, port)
-        writer.write(json.dumps({"argv": argv}).encode() + b"\n")
+    return await call(address, "run", argv)
+
+
+async def call(address: str, *words: object) -> tuple[int, str]:
+    """Ask the responder for one of its operations."""
+    async with asyncio.timeout(60):
+        reader, writer = await asyncio.open_connection(address, 7071)
+        writer.write(json.dumps(words).encode() + b"\n")
         answer = json.loads(await reader.read())
         writer.close()
     return answer["code"], answer["said"]
