@@ -53,6 +53,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The peer is gone: wake whoever waits."""
         self._ended = True
+        self._transport = None
         self._room.set()
         self._wake()
         self._closed(self)
