@@ -180,7 +180,7 @@ async def test_records_and_output_outlive_the_guest(own_guest: Start, pool: Gues
     commands = Commands(pool, program.address, str(program.workspace))
     record, _, _ = await commands.run("echo kept; exit 7")
     unfinished = await commands.start("echo half; sleep 100")
-    await eventually((program.log / unfinished / "stdout").exists)
+    await eventually((program.log / unfinished / "record.json").exists)
     pids = [int(pid) for pid in _children(program.pid)]
     program.stop(signal.SIGKILL)
     for pid in pids:

@@ -56,7 +56,7 @@ def test_output_past_its_bounds_reads_as_head_then_tail(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_takes_nothing_counts_as_dropped_and_memory_still_has_the_end(tmp_path: Path) -> None:
-    output = Output(str(tmp_path / "missing" / "stdout"), Layout(Budget(100), 50))
+    output = Output(str(tmp_path / "missing" / "too" / "stdout"), Layout(Budget(100), 50))
     output.store(b"lost")
     output.commit(b"lost", 4)
     assert output.layout.dropped == (0, 4)
