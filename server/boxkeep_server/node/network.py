@@ -79,9 +79,14 @@ class Network:
         """The router's namespace."""
         return self._router
 
+    @property
+    def link_prefix(self) -> str:
+        """How the names of the router's ends of machines' links begin."""
+        return f"b{self._instance}"
+
     def link(self, index: int) -> str:
         """The name of the router's end of a machine's link."""
-        return f"b{self._instance}{index:x}"
+        return f"{self.link_prefix}{index:x}"
 
     async def setup(self) -> None:
         """Make the router and its uplink, or take over those of an earlier node process."""
