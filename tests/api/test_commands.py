@@ -5,8 +5,8 @@ import base64
 import json
 
 import httpx
-
 from boxkeep_server.model.commands import Outcome
+
 from tests.api.stage import Stage
 
 EXEC = "/v1/sandboxes/exec"
@@ -42,7 +42,7 @@ async def test_an_unknown_user_is_a_400(api: httpx.AsyncClient, box: str) -> Non
 
 
 async def _started(stage: Stage) -> None:
-    while not await stage.rows.open():
+    while not await stage.rows.open():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 
@@ -114,6 +114,9 @@ async def test_a_background_command_is_listed_fed_signalled_and_waited_for(
     named = {"id": box, "processId": process}
     assert (await api.post(f"{PROCESSES}/stdin", json={**named, "data": "hello\n"})).json() == {"written": 6}
     assert (await api.post(f"{PROCESSES}/wait", json={**named, "timeoutMs": 50})).json()["state"] == "running"
+    async with asyncio.timeout(20):
+        while not (await api.get(f"{PROCESSES}/output", params=named)).content:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     assert (await api.post(f"{PROCESSES}/signal", json={**named, "signal": "KILL"})).json() == {"ok": True}
     ended = (await api.post(f"{PROCESSES}/wait", json=named)).json()
     assert (ended["state"], ended["outcome"]) == ("finished", "cancelled")
@@ -128,7 +131,7 @@ async def test_a_background_command_that_ends_is_settled_without_anyone_asking(
 ) -> None:
     process = (await api.post(EXEC, json={"id": box, "command": "exit 7", "background": True})).json()["processId"]
     async with asyncio.timeout(20):
-        while (row := await stage.rows.get(process)) is None or row.outcome is None:
+        while (row := await stage.rows.get(process)) is None or row.outcome is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert (row.outcome, row.exit_code) == (Outcome.EXITED, 7)
     kinds = [e.type for e in await _events(stage, box)]
