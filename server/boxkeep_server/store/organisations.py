@@ -65,6 +65,11 @@ async def plan_named(connection: AsyncConnection, name: str) -> Plan | None:
     return None if row is None else _plan(row)
 
 
+async def all_plan_names(connection: AsyncConnection) -> Sequence[str]:
+    """The names of all plans."""
+    return list((await connection.execute(sa.select(plans.c.name).order_by(plans.c.name))).scalars())
+
+
 async def lock_organisation(connection: AsyncConnection, organisation: str) -> Plan:
     """The plan of an organisation, whose row stays locked until the transaction ends: limits are counted under it."""
     query = (
