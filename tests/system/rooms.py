@@ -7,18 +7,22 @@ import secrets
 import shutil
 import string
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from boxkeep_server.model.node_api import Isolation
 from boxkeep_server.node import btrfs, runtimes
 from boxkeep_server.node.cgroups import Cgroups, layout
 from boxkeep_server.node.disks import Disks
-from boxkeep_server.node.machines import Guest, Machines, MachineSpec, Parts
+from boxkeep_server.node.machines import Machines
 from boxkeep_server.node.mountspace import MountSpace
 from boxkeep_server.node.oci import Ceilings, Host
+from boxkeep_server.node.parts import Guest, MachineSpec, Parts
+from boxkeep_server.node.runtimes import Runtime
 
 INSTANCE = "hbody"
 CACHE = Path("/var/cache/boxkeep-dev/hbody")
+RUNSC = CACHE / "rs/usr/bin/runsc"
 GIB = 1 << 30
 
 
@@ -141,7 +145,10 @@ class Room:
         self.cgroups.open(8 * GIB)
         self.image = self._image()
         self.links = DirectLinks()
-        self.runtimes = {"runc": runtimes.runc(Path("/usr/sbin/runc"), self.run)}
+        self.runtimes: dict[Isolation, Runtime] = {
+            "runc": runtimes.runc(Path("/usr/sbin/runc"), self.run),
+            "runsc": runtimes.runsc(RUNSC, self.run, runtimes.make_proc_sys(self.run / "proc-sys")),
+        }
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         self.parts = Parts(
             disks=self.disks,
@@ -160,9 +167,10 @@ class Room:
         self.space.leave()
         self.space.destroy()
 
-    def spec(self, isolation: str = "runc", **ceilings: float) -> MachineSpec:
-        limits = {"memory_bytes": 512 << 20, "cpus": 2.0, "pids": 256, "disk_bytes": GIB, **ceilings}
-        return MachineSpec(ident(), isolation, self.image, Ceilings(**limits), "box")
+    def spec(self, isolation: Isolation = "runc", **ceilings: int) -> MachineSpec:
+        limits = Ceilings(memory_bytes=512 << 20, cpus=2.0, pids=256, disk_bytes=GIB)
+        wanted = replace(limits, **ceilings)
+        return MachineSpec(ident(), isolation, self.image, wanted, "box", secrets.token_hex(32))
 
     def _image(self) -> Image:
         tree = self.disks.images / "minbase"
@@ -172,11 +180,16 @@ class Room:
         return Image("minbase", "minbase", tree)
 
 
-async def ask(address: str, *argv: str, port: int = 7071, timeout_s: float = 20) -> tuple[int, str]:
+async def ask(address: str, *argv: str) -> tuple[int, str]:
     """Run `argv` inside through the responder: its exit code and what it said."""
-    async with asyncio.timeout(timeout_s):
-        reader, writer = await asyncio.open_connection(address, port)
-        writer.write(json.dumps({"argv": argv}).encode() + b"\n")
+    return await call(address, "run", argv)
+
+
+async def call(address: str, *words: object) -> tuple[int, str]:
+    """Ask the responder for one of its operations."""
+    async with asyncio.timeout(60):
+        reader, writer = await asyncio.open_connection(address, 7071)
+        writer.write(json.dumps(words).encode() + b"\n")
         answer = json.loads(await reader.read())
         writer.close()
     return answer["code"], answer["said"]

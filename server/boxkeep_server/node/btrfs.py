@@ -19,6 +19,7 @@ _QGROUP_LIMIT: Final = 0x8030942B
 
 _QUOTA_ENABLE: Final = 1
 _LIMIT_MAX_REFERENCED: Final = 1
+_READ_ONLY: Final = 2
 _ROOT_INODE: Final = 256
 
 
@@ -28,10 +29,10 @@ def create_subvolume(parent: Path, name: str) -> None:
         fcntl.ioctl(directory, _SUBVOL_CREATE_V2, _arguments_v2(0, name))
 
 
-def create_snapshot(source: Path, parent: Path, name: str) -> None:
-    """A writable snapshot of `source`; crash-consistent when `source` is being written."""
+def create_snapshot(source: Path, parent: Path, name: str, *, read_only: bool = False) -> None:
+    """A snapshot of `source`; crash-consistent when `source` is being written."""
     with _Directory(parent) as directory, _Directory(source) as origin:
-        fcntl.ioctl(directory, _SNAP_CREATE_V2, _arguments_v2(origin, name))
+        fcntl.ioctl(directory, _SNAP_CREATE_V2, _arguments_v2(origin, name, _READ_ONLY if read_only else 0))
 
 
 def delete_subvolume(parent: Path, name: str) -> None:
@@ -94,8 +95,8 @@ def _arguments(name: str) -> bytearray:
     return bytearray(struct.pack("=q4088s", 0, os.fsencode(name)))
 
 
-def _arguments_v2(descriptor: int, name: str) -> bytearray:
-    return bytearray(struct.pack("=qQQ4Q4040s", descriptor, 0, 0, 0, 0, 0, 0, os.fsencode(name)))
+def _arguments_v2(descriptor: int, name: str, flags: int = 0) -> bytearray:
+    return bytearray(struct.pack("=qQQ4Q4040s", descriptor, 0, flags, 0, 0, 0, 0, os.fsencode(name)))
 
 
 class _Directory:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from boxkeep_server.model.ids import is_id
-from boxkeep_server.node import btrfs, syscalls
+from boxkeep_server.node import btrfs
 from boxkeep_server.node.mountspace import mounts, unmount_below
 
 OPTIONS: Final = "loop,noatime,discard=async,compress=zstd:1,nosuid,nodev"
@@ -70,17 +70,24 @@ class Disks:
             (path / part).mkdir(mode=0o755)
         return path
 
-    def snapshot(self, source: str, machine: str, limit_bytes: int) -> Path:
-        """A disk that begins as `source` is now.
+    def copy(self, origin: Path, machine: str, limit_bytes: int) -> Path:
+        """A disk that begins as `origin`, another machine's or one that was kept. `work` is emptied, as overlayfs asks.
 
-        Crash-consistent while the source runs; exact when it is frozen or gone. `work` is emptied, as overlayfs asks.
+        Exact when the origin's machine is gone or frozen, else as a crash would leave it.
+
+        Raises:
+            FileExistsError: the machine has one.
         """
         path = self.path(machine)
-        btrfs.create_snapshot(self.path(source), self._machines, machine)
+        btrfs.create_snapshot(origin, self._machines, machine)
         btrfs.limit(path, limit_bytes)
         shutil.rmtree(path / "work")
         (path / "work").mkdir(mode=0o755)
         return path
+
+    def keep(self, machine: str, directory: Path, name: str) -> None:
+        """Keep a machine's disk as it is now, read-only, as `directory/name` in the pool."""
+        btrfs.create_snapshot(self.path(machine), directory, name, read_only=True)
 
     def delete(self, machine: str) -> None:
         """Remove a machine's disk and what was kept of its limit. May be repeated."""
@@ -109,68 +116,6 @@ class Disks:
 
     def _loop_devices(self) -> Iterator[str]:
         return (entry.source for entry in mounts() if entry.target == str(self.pool))
-
-
-def make_directories(root: Path, paths: tuple[str, ...]) -> None:
-    """Have a true directory at each of `paths` below `root`, whatever a tenant left there, and follow nothing.
-
-    What is no directory is removed on the way. New directories belong to root, mode 0755.
-    """
-    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for path in paths:
-            os.close(_open_directory(top, path))
-    finally:
-        os.close(top)
-
-
-def write_file(root: Path, path: str, content: bytes, mode: int = 0o644) -> None:
-    """Put a file of root's at `path` below `root` in place of whatever is there, and follow nothing."""
-    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        parent, _, name = path.rpartition("/")
-        directory = _open_directory(top, parent)
-    finally:
-        os.close(top)
-    try:
-        _clear(directory, name)
-        file = os.open(
-            name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=directory
-        )
-        with os.fdopen(file, "wb") as stream:
-            os.fchmod(file, mode)
-            stream.write(content)
-    finally:
-        os.close(directory)
-
-
-def _open_directory(top: int, path: str) -> int:
-    directory = os.dup(top)
-    for name in filter(None, path.split("/")):
-        deeper = _open_or_make(directory, name)
-        os.close(directory)
-        directory = deeper
-    return directory
-
-
-def _open_or_make(directory: int, name: str) -> int:
-    flags = os.O_RDONLY | os.O_DIRECTORY
-    try:
-        return syscalls.open_beneath(directory, name, flags)
-    except OSError:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=directory)
-        os.mkdir(name, 0o755, dir_fd=directory)
-        return syscalls.open_beneath(directory, name, flags)
-
-
-def _clear(directory: int, name: str) -> None:
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        return
-    except IsADirectoryError:
-        shutil.rmtree(name, dir_fd=directory)
 
 
 def _private(path: str, flags: int) -> int:

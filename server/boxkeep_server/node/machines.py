@@ -3,117 +3,42 @@
 import asyncio
 import contextlib
 import json
-import os
-import secrets
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from boxkeep_server.model.node_api import Isolation
-from boxkeep_server.node import oci, overlays, processes
-from boxkeep_server.node.cgroups import Cgroups
-from boxkeep_server.node.disks import Disks, make_directories, write_file
+from boxkeep_server.model.ids import is_id
+from boxkeep_server.node import oci, overlays, processes, syscalls
+from boxkeep_server.node.cgroups import Usage
 from boxkeep_server.node.idmap import first_uid
+from boxkeep_server.node.interior import furnish, make_directories, write_file
 from boxkeep_server.node.overlays import Body
+from boxkeep_server.node.parts import Attached, MachineSpec, Parts
 from boxkeep_server.node.records import Machine, Records
 from boxkeep_server.node.runtimes import Runtime
+from boxkeep_server.node.tails import Tail, read_tails
+
+_log = logging.getLogger(__name__)
 
 _GUEST_TIMEOUT_S: Final = 20.0
 _GUEST_POLL_S: Final = 0.002
+_FREEZE_TIMEOUT_S: Final = 5.0
+_LAST_WORDS_BYTES: Final = 2048
 
 
 class BootFailed(Exception):
-    """A machine was made and its guest did not answer; the sentence says what is known."""
-
-
-class Attached(Protocol):
-    """A machine's place in the network."""
-
-    @property
-    def netns_path(self) -> Path:
-        """Its network namespace."""
-
-    @property
-    def address(self) -> str:
-        """Its IPv4 address."""
-
-    @property
-    def gateway(self) -> str:
-        """The other end of its link, where its DNS forwarder answers."""
-
-
-class Network(Protocol):
-    """What machines need of the network."""
-
-    async def attach(self, machine: str, index: int) -> Attached:
-        """Give a machine its place."""
-
-    async def detach(self, machine: str, index: int) -> None:
-        """Take it away. May be repeated."""
-
-
-class Addresses(Protocol):
-    """Numbers of the network's /30s, each lent to one machine at a time."""
-
-    def take(self, machine: str) -> int:
-        """Lend a number that is free."""
-
-    def rest(self, index: int) -> None:
-        """Take it back."""
-
-
-class Image(Protocol):
-    """A read-only tree that machines begin from."""
-
-    @property
-    def name(self) -> str:
-        """What users call it."""
-
-    @property
-    def digest(self) -> str:
-        """What it holds."""
-
-    @property
-    def root(self) -> Path:
-        """Where it lies in the pool."""
-
-
-@dataclass(frozen=True)
-class Guest:
-    """The guest's self-contained tree on the host and the command line that runs it inside, without the boot file."""
-
-    tree: Path
-    argv: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class MachineSpec:
-    """A machine wanted."""
-
-    id: str
-    isolation: Isolation
-    image: Image
-    ceilings: oci.Ceilings
-    hostname: str
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What machines are made of."""
-
-    disks: Disks
-    cgroups: Cgroups
-    network: Network
-    addresses: Addresses
-    runtimes: Mapping[Isolation, Runtime]
-    guest: Guest
-    host: oci.Host
+    """A machine was made and its guest does not answer; the sentence says what is known."""
 
 
 class Machines:
-    """The machines of one node. Everything of a machine carries its id; nothing is kept in memory."""
+    """The machines of one node, to be used from inside its mount space.
+
+    Everything of a machine carries its id and nothing of it is kept in memory, so any process may go on where another
+    was killed. Calls for one machine must not overlap; calls for different ones may.
+    """
 
     def __init__(self, lib: Path, run: Path, parts: Parts) -> None:
         self._records = Records(lib / "machines")
@@ -124,58 +49,173 @@ class Machines:
         """Make a machine and answer when its guest listens.
 
         Raises:
-            BootFailed: it came up wrongly; what there is of it is left for `destroy`.
-            RuntimeFailed, OSError: it could not be made; likewise.
+            BootFailed: its guest does not answer.
+            RuntimeFailed, OSError: it could not be made.
+            After any of them, what there is of it waits for `destroy`.
         """
-        index = self._parts.addresses.take(spec.id)
-        machine = Machine(
+        return await self._make(spec, None)
+
+    async def restore(self, spec: MachineSpec, directory: Path) -> Machine:
+        """Make a machine that goes on from what `checkpoint` kept in `directory`, as a new one with its own address.
+
+        Its guest answers by the id and secret that it had then. May be called any number of times for one directory.
+
+        Raises:
+            as `start`; RuntimeFailed too where the memory cannot be had again on this host.
+        """
+        return await self._make(replace(spec, origin=directory / "disk"), directory)
+
+    async def checkpoint(self, machine: Machine, directory: Path) -> None:
+        """Keep memory and disk of a runsc machine, as they are at one moment, in `directory` of the pool; it ends.
+
+        Raises:
+            RuntimeFailed: the memory cannot be written, and the machine goes on.
+        """
+        (directory / "memory").mkdir(mode=0o700, parents=True)
+        try:
+            await self._runtime(machine).checkpoint(machine.id, directory / "memory")
+        finally:
+            processes.reap_orphans(self._parts.cgroups.parent)
+        await asyncio.to_thread(self._end_processes, machine.id)
+        await asyncio.to_thread(self._parts.disks.keep, machine.id, directory, "disk")
+        born = replace(machine, pid=None, started=None)
+        Records(directory).write(born)
+
+    async def destroy(self, machine: str) -> dict[str, Tail]:
+        """Remove a machine: processes, cgroup, mounts, network, disk. May be repeated, and begun from any state.
+
+        Answers what its unfinished commands wrote last. While a call like `start` is under way in a process that
+        was killed, its commands are ended first.
+
+        Raises:
+            TimeoutError: a process of it cannot be killed.
+        """
+        record = self._records.read(machine)
+        await asyncio.to_thread(self._end_processes, machine)
+        tails, *_ = await asyncio.gather(asyncio.to_thread(self._remove_matter, machine), self._detach(machine, record))
+        for runtime in self._parts.runtimes.values():
+            runtime.forget(machine)
+        self._records.remove(machine)
+        if record is not None:
+            self._parts.addresses.rest(record.index)
+        return tails
+
+    def found(self) -> list[str]:
+        """The ids of all machines that there is any trace of, be it in files, cgroups, disks or processes' state."""
+        parts = self._parts
+        found = {*self._records.machines(), *parts.cgroups.machines(), *parts.disks.machines()}
+        for runtime in parts.runtimes.values():
+            found.update(runtime.machines())
+        with contextlib.suppress(FileNotFoundError):
+            found.update(entry.name for entry in self._bodies.iterdir() if is_id(entry.name))
+        return sorted(found)
+
+    def read(self, machine: str) -> Machine | None:
+        """What is written of a machine; None when nothing is."""
+        return self._records.read(machine)
+
+    def alive(self, machine: Machine) -> bool:
+        """Whether a machine's first process runs, on this boot of the host."""
+        return (
+            machine.pid is not None
+            and machine.started is not None
+            and machine.boot_id == boot_id()
+            and processes.is_alive(machine.pid, machine.started)
+        )
+
+    async def exited(self, machine: Machine) -> None:
+        """Wait until a machine's first process has ended, this process's child or not."""
+        if machine.pid is not None and machine.started is not None and machine.boot_id == boot_id():
+            await processes.ended(machine.pid, machine.started)
+        processes.reap_orphans(self._parts.cgroups.parent)
+
+    def usage(self, machine: str) -> Usage:
+        """What a machine uses of memory and processor, and how often the kernel killed in it.
+
+        Raises:
+            FileNotFoundError: there is nothing of it that could use anything.
+        """
+        return self._parts.cgroups.usage(machine)
+
+    async def freeze(self, machine: str) -> None:
+        """Stop everything in a machine; answers when it has stopped. May be repeated.
+
+        Raises:
+            TimeoutError: it does not stop within 5 s, and is let go on.
+        """
+        cgroups = self._parts.cgroups
+        cgroups.freeze(machine, True)
+        try:
+            async with asyncio.timeout(_FREEZE_TIMEOUT_S):
+                while not cgroups.frozen(machine):  # noqa: ASYNC110 - the kernel sends no event in v1
+                    await asyncio.sleep(_GUEST_POLL_S)
+        except TimeoutError:
+            cgroups.freeze(machine, False)
+            raise
+
+    def thaw(self, machine: str) -> None:
+        """Let a frozen machine go on. May be repeated."""
+        self._parts.cgroups.freeze(machine, False)
+
+    async def rename(self, machine: Machine, hostname: str) -> None:
+        """Give a running machine another host name, where its guest cannot: under runc."""
+        if machine.isolation == "runc" and machine.pid is not None:
+            await asyncio.to_thread(_set_hostname, machine.pid, hostname)
+
+    async def _make(self, spec: MachineSpec, memory: Path | None) -> Machine:
+        laps = [time.perf_counter()]
+        machine = self._new_record(spec, memory)
+        self._records.write(machine)
+        attached, _ = await asyncio.gather(
+            self._parts.network.attach(spec.id, machine.index),
+            asyncio.to_thread(self._make_disk, spec, machine, memory),
+        )
+        laps.append(time.perf_counter())
+        machine = replace(machine, address=attached.address, netns=str(attached.netns_path))
+        await asyncio.to_thread(self._make_body, spec, machine, attached, memory)
+        laps.append(time.perf_counter())
+        machine = await self._run(machine, memory)
+        laps.append(time.perf_counter())
+        await self._wait_for_guest(machine)
+        laps.append(time.perf_counter())
+        _log.info("machine %s is up: %s", machine.id, _told(laps, ("disk and network", "body", "runtime", "guest")))
+        return machine
+
+    def _new_record(self, spec: MachineSpec, memory: Path | None) -> Machine:
+        kept = _kept(memory) if memory else None
+        return Machine(
             id=spec.id,
-            born_as=spec.id,
+            born_as=kept.born_as if kept else spec.id,
             isolation=spec.isolation,
             image=spec.image.name,
             digest=spec.image.digest,
-            index=index,
+            index=self._parts.addresses.take(spec.id),
             address="",
             port=oci.PORT,
-            secret=secrets.token_hex(32),
-            boot_id=_boot_id(),
+            secret=kept.secret if kept else spec.secret,
+            boot_id=boot_id(),
             netns="",
         )
-        self._records.write(machine)
-        attached, _ = await asyncio.gather(
-            self._parts.network.attach(spec.id, index), asyncio.to_thread(self._make_disk, spec, machine)
-        )
-        machine = replace(machine, address=attached.address, netns=str(attached.netns_path))
-        await asyncio.to_thread(self._furnish, spec, machine, attached)
-        return await self._boot(machine)
 
-    def _make_disk(self, spec: MachineSpec, machine: Machine) -> None:
-        disk = self._parts.disks.create(machine.id, spec.ceilings.disk_bytes)
-        boot = {
-            "machine": machine.id,
-            "secret": machine.secret,
-            "epoch": 0,
-            "listen": ["0.0.0.0", machine.port],  # noqa: S104
-            "log": oci.LOG,
-            "workspace": oci.WORKSPACE,
-            "runtime": machine.isolation,
-        }
-        write_file(disk, "boot.json", json.dumps(boot).encode(), 0o400)
-        self._mount(spec.image.root, machine, disk)
+    def _make_disk(self, spec: MachineSpec, machine: Machine, memory: Path | None) -> None:
+        disks, limit = self._parts.disks, spec.ceilings.disk_bytes
+        disk = disks.copy(spec.origin, machine.id, limit) if spec.origin else disks.create(machine.id, limit)
+        if memory is None:
+            boot = oci.boot_file(machine.id, machine.secret, machine.isolation, spec.ceilings)
+            write_file(disk, "boot.json", json.dumps(boot).encode(), 0o400)
+            make_directories(disk / "upper", oci.DIRECTORIES)
+            write_file(disk / "upper", oci.BOOT_FILE, b"")
+        overlays.lay_layers(self._body(machine.id), spec.image.root, disk, self._shift(machine))
 
-    def _mount(self, image: Path, machine: Machine, disk: Path) -> None:
-        make_directories(disk / "upper", oci.DIRECTORIES)
-        write_file(disk / "upper", oci.BOOT_FILE, b"")
-        body = self._body(machine.id)
-        shift = first_uid(machine.index) if machine.isolation == "runc" else None
-        overlays.mount_body(body, image, disk, shift)
-
-    def _furnish(self, spec: MachineSpec, machine: Machine, attached: Attached) -> None:
-        body = self._body(machine.id)
+    def _make_body(self, spec: MachineSpec, machine: Machine, attached: Attached, memory: Path | None) -> None:
+        body, parts = self._body(machine.id), self._parts
+        if memory is None:
+            fresh = spec.origin is None
+            furnish(parts.disks.path(machine.id) / "upper", machine.id, spec.hostname, attached.gateway, fresh)
+        overlays.mount_root(body, self._shift(machine))
         runc = machine.isolation == "runc"
         if runc:
             overlays.mount_sys(body, attached.netns_path)
-        parts = self._parts
         layout = oci.Layout(
             root=body.root,
             disk=body.disk,
@@ -191,30 +231,24 @@ class Machines:
             host=parts.host,
             hostname=spec.hostname,
             argv=(*parts.guest.argv, oci.BOOT_FILE),
-            first_uid=first_uid(machine.index) if runc else None,
+            first_uid=self._shift(machine),
         )
         (body.directory / "config.json").write_text(json.dumps(config))
 
-    async def _boot(self, machine: Machine) -> Machine:
-        body = self._body(machine.id)
-        pid_file = body.directory / "pid"
-        output = os.open(
-            self._parts.disks.path(machine.id) / "guest.log",
-            os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
-            0o600,
-        )
-        try:
-            runtime = self._parts.runtimes[machine.isolation]
-            await runtime.run(machine.id, body.directory, pid_file, output)
-        finally:
-            os.close(output)
+    async def _run(self, machine: Machine, memory: Path | None) -> Machine:
+        bundle, runtime = self._body(machine.id).directory, self._runtime(machine)
+        pid_file = bundle / "pid"
+        with self._guest_log(machine.id).open("ab") as output:
+            if memory is None:
+                await runtime.run(machine.id, bundle, pid_file, output.fileno())
+            else:
+                await runtime.restore(machine.id, bundle, pid_file, memory / "memory", output.fileno())
         pid = int(pid_file.read_text())
         started = processes.start_time(pid)
         if started is None:
-            raise BootFailed(self._last_words(machine))
+            raise BootFailed(self._last_words(machine.id))
         machine = machine.running_as(pid, started)
         self._records.write(machine)
-        await self._wait_for_guest(machine)
         return machine
 
     async def _wait_for_guest(self, machine: Machine) -> None:
@@ -222,63 +256,76 @@ class Machines:
             async with asyncio.timeout(_GUEST_TIMEOUT_S):
                 while not await _listens(machine.address, machine.port):
                     if not self.alive(machine):
-                        raise BootFailed(self._last_words(machine))
+                        raise BootFailed(f"The guest has ended: {self._last_words(machine.id)}")
                     await asyncio.sleep(_GUEST_POLL_S)
         except TimeoutError:
-            raise BootFailed(f"The guest of {machine.id} did not answer: {self._last_words(machine)}") from None
+            raise BootFailed(f"The guest does not answer: {self._last_words(machine.id)}") from None
 
-    def _last_words(self, machine: Machine) -> str:
-        try:
-            return (self._parts.disks.path(machine.id) / "guest.log").read_bytes()[-2048:].decode(errors="replace")
-        except FileNotFoundError:
-            return ""
-
-    async def destroy(self, machine: str) -> None:
-        """Remove a machine: processes, mounts, network, cgroup, disk. May be repeated, and begun from any state."""
-        record = self._records.read(machine)
+    def _end_processes(self, machine: str) -> None:
+        """Blocking. Commands of the runtimes first, so that none makes anew what is being removed."""
         parts = self._parts
-        body = self._body(machine)
-        pids = parts.cgroups.processes(machine)
+        binaries = {str(runtime.binary) for runtime in parts.runtimes.values()}
+        deadline = time.monotonic() + _FREEZE_TIMEOUT_S
         parts.cgroups.kill(machine)
-        await asyncio.gather(*(runtime.delete(machine) for runtime in parts.runtimes.values()))
-        await asyncio.to_thread(parts.cgroups.remove, machine)
-        processes.reap(pids)
-        await asyncio.to_thread(self._remove_body, body, machine)
-        if record is not None:
-            await parts.network.detach(machine, record.index)
-            parts.addresses.rest(record.index)
-        self._records.remove(machine)
+        while at_work := processes.at_work_on(machine, binaries):
+            _kill_all(at_work)
+            processes.reap_orphans(parts.cgroups.parent)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the processes of machine {machine} do not go: {at_work}")
+            time.sleep(_GUEST_POLL_S)
+        parts.cgroups.remove(machine)
+        processes.reap_orphans(parts.cgroups.parent)
 
-    def _remove_body(self, body: Body, machine: str) -> None:
-        overlays.unmount_body(body)
-        shutil.rmtree(body.directory, ignore_errors=True)
+    def _remove_matter(self, machine: str) -> dict[str, Tail]:
+        tails = read_tails(self._parts.disks.path(machine) / "log")
+        overlays.remove_body(self._body(machine))
         self._parts.disks.delete(machine)
+        return tails
 
-    def found(self) -> list[str]:
-        """The ids of all machines that there is any trace of."""
-        parts = self._parts
-        found = {*self._records.machines(), *parts.cgroups.machines(), *parts.disks.machines()}
-        for runtime in parts.runtimes.values():
-            found.update(runtime.machines())
+    async def _detach(self, machine: str, record: Machine | None) -> None:
+        if record is not None:
+            await self._parts.network.detach(machine, record.index)
+
+    def _last_words(self, machine: str) -> str:
         with contextlib.suppress(FileNotFoundError):
-            found.update(entry.name for entry in self._bodies.iterdir())
-        return sorted(found)
+            return self._guest_log(machine).read_bytes()[-_LAST_WORDS_BYTES:].decode(errors="replace")
+        return ""
 
-    def read(self, machine: str) -> Machine | None:
-        """What is written of a machine."""
-        return self._records.read(machine)
+    def _guest_log(self, machine: str) -> Path:
+        """What the guest itself writes: within the disk's limit, but where nothing inside sees it."""
+        return self._parts.disks.path(machine) / "guest.log"
 
-    def alive(self, machine: Machine) -> bool:
-        """Whether a machine's first process runs, on this boot of the host."""
-        return (
-            machine.pid is not None
-            and machine.started is not None
-            and machine.boot_id == _boot_id()
-            and processes.is_alive(machine.pid, machine.started)
-        )
+    def _runtime(self, machine: Machine) -> Runtime:
+        return self._parts.runtimes[machine.isolation]
+
+    def _shift(self, machine: Machine) -> int | None:
+        return first_uid(machine.index) if machine.isolation == "runc" else None
 
     def _body(self, machine: str) -> Body:
         return Body(self._bodies / machine)
+
+
+def boot_id() -> str:
+    """The name of this boot of the host."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _kept(directory: Path) -> Machine:
+    records = Records(directory)
+    found = [records.read(machine) for machine in records.machines()]
+    if len(found) != 1 or found[0] is None:
+        raise FileNotFoundError(f"no machine was kept in {directory}")
+    return found[0]
+
+
+def _kill_all(pids: Sequence[int]) -> None:
+    for pid in pids:
+        processes.kill(pid, processes.start_time(pid))
+
+
+def _set_hostname(pid: int, hostname: str) -> None:
+    with syscalls.inside(Path("/proc") / str(pid) / "ns" / "uts", syscalls.CLONE_NEWUTS):
+        syscalls.set_hostname(hostname)
 
 
 async def _listens(address: str, port: int) -> bool:
@@ -290,5 +337,7 @@ async def _listens(address: str, port: int) -> bool:
     return True
 
 
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+def _told(laps: Sequence[float], names: Sequence[str]) -> str:
+    return ", ".join(
+        f"{name} {(after - before) * 1000:.0f} ms" for name, before, after in zip(names, laps, laps[1:], strict=False)
+    )

@@ -14,7 +14,7 @@ LOG: Final = "/.boxkeep/log"
 BOOT_FILE: Final = "/.boxkeep/boot.json"
 WORKSPACE: Final = "/workspace"
 PORT: Final = 7071
-DIRECTORIES: Final = ("proc", "sys", "dev", ".boxkeep/guest", ".boxkeep/log")
+DIRECTORIES: Final = ("proc", "sys", "dev", "workspace", ".boxkeep/guest", ".boxkeep/log")
 
 _SHM: Final = "/dev/shm"  # noqa: S108
 _SHM_MIB: Final = 512
@@ -110,6 +110,8 @@ def config(
     """The OCI config of a machine that runs `argv` as its PID 1. `first_uid` is given under runc alone."""
     runc = isolation == "runc"
     capabilities = list(_CAPABILITIES if runc else _RUNSC_CAPABILITIES)
+    # Within gVisor the guest alone has one right more, to name the machine: what it starts is bounded by the others.
+    guests = capabilities if runc else [*capabilities, "CAP_SYS_ADMIN"]
     return {
         "ociVersion": "1.0.2",
         "hostname": hostname,
@@ -122,7 +124,7 @@ def config(
             "cwd": "/",
             # sudo needs it off; in the user namespace it gives no right that root inside lacks.
             "noNewPrivileges": False,
-            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+            "capabilities": {"bounding": capabilities, "effective": guests, "permitted": guests},
             "rlimits": _limits(host),
             "oomScoreAdj": _OOM_SCORE,
         },
@@ -133,6 +135,21 @@ def config(
             "resources": _resources(ceilings, host, runc),
             **(_confinement(first_uid) if first_uid is not None else {}),
         },
+    }
+
+
+def boot_file(machine: str, secret: str, isolation: Isolation, ceilings: Ceilings) -> dict[str, Any]:
+    """What the guest is told at its start, as docs/reference/guest-wire.md says."""
+    return {
+        "machine": machine,
+        "secret": secret,
+        "epoch": 0,
+        # Within its own network, on whatever address it is given, now or when restored.
+        "listen": ["0.0.0.0", PORT],  # noqa: S104
+        "log": LOG,
+        "workspace": WORKSPACE,
+        "runtime": isolation,
+        "memoryLimitBytes": ceilings.memory_bytes,
     }
 
 

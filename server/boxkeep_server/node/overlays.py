@@ -1,5 +1,6 @@
 """A machine's root: its disk laid over a shared read-only image, with owners shifted where the isolation needs it."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ _OPTIONS = "redirect_dir=nofollow,metacopy=off,index=off"
 
 @dataclass(frozen=True)
 class Body:
-    """Where the parts of a machine are mounted, below its directory under `<run>/machines`."""
+    """Where the parts of a machine are mounted: directories below `<run>/machines/<id>`."""
 
     directory: Path
 
@@ -28,46 +29,58 @@ class Body:
         return self.directory / "disk"
 
     @property
+    def image(self) -> Path:
+        """The image, with owners likewise; only until the root is mounted."""
+        return self.directory / "image"
+
+    @property
     def sys(self) -> Path:
         """A sysfs of the machine's network namespace."""
         return self.directory / "sys"
 
 
-def mount_body(body: Body, image: Path, disk: Path, first_uid: int | None) -> None:
-    """Mount root and disk of a machine; `first_uid` None leaves owners as they are on disk."""
-    for directory in (body.root, body.disk):
+def lay_layers(body: Body, image: Path, disk: Path, first_uid: int | None) -> None:
+    """Mount image and disk of a machine; `first_uid` None leaves owners as they are on disk."""
+    for directory in (body.root, body.disk, body.image):
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     if first_uid is None:
-        syscalls.mount(disk, body.disk, None, syscalls.MS_BIND)
-        _overlay(image, body, syscalls.MS_NOSUID | syscalls.MS_NODEV)
+        for source, target in ((image, body.image), (disk, body.disk)):
+            syscalls.mount(source, target, None, syscalls.MS_BIND)
         return
-    lower = body.directory / "image"
-    lower.mkdir(exist_ok=True)
     with user_namespace(first_uid) as shift:
-        mount_shifted(image, lower, shift)
-        mount_shifted(disk, body.disk, shift)
-    # Overlayfs works with the ids of who mounts it, and host root has none in the shifted range.
-    with syscalls.creating_as(first_uid):
-        # Set-user-id files are the machine's own uids here, and sudo inside needs them to work.
-        _overlay(lower, body, syscalls.MS_NODEV)
-    syscalls.unmount(lower)
-    lower.rmdir()
+        for source, target in ((image, body.image), (disk, body.disk)):
+            mount_shifted(source, target, shift)
+
+
+def mount_root(body: Body, first_uid: int | None) -> None:
+    """Mount the root of a machine over its layers."""
+    layers = f"lowerdir={body.image},upperdir={body.disk}/upper,workdir={body.disk}/work,{_OPTIONS}"
+    if first_uid is None:
+        syscalls.mount("overlay", body.root, "overlay", syscalls.MS_NOSUID | syscalls.MS_NODEV, layers)
+    else:
+        # Overlayfs works with the ids of who mounts it, and host root has none in the shifted range.
+        with syscalls.creating_as(first_uid):
+            # Set-user-id files are the machine's own uids here, and sudo inside needs them to work.
+            syscalls.mount("overlay", body.root, "overlay", syscalls.MS_NODEV, layers)
+    syscalls.unmount(body.image)
 
 
 def mount_sys(body: Body, netns: Path) -> None:
-    """Mount a read-only sysfs that shows the machine's own network, to be called in a thread that ends after it."""
+    """Mount a read-only sysfs that shows the machine's own network and carries nothing below it."""
     body.sys.mkdir(exist_ok=True)
-    with netns.open("rb") as file:
-        syscalls.setns(file.fileno(), syscalls.CLONE_NEWNET)
     flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
-    syscalls.mount("sysfs", body.sys, "sysfs", flags)
+    with syscalls.inside(netns, syscalls.CLONE_NEWNET):
+        syscalls.mount("sysfs", body.sys, "sysfs", flags)
 
 
-def unmount_body(body: Body) -> None:
-    """Undo what was mounted, however far it came. May be repeated."""
+def remove_body(body: Body) -> None:
+    """Undo what was mounted and remove the directories, however far it came. May be repeated."""
     unmount_below(body.directory)
-
-
-def _overlay(lower: Path, body: Body, flags: int) -> None:
-    layers = f"lowerdir={lower},upperdir={body.disk}/upper,workdir={body.disk}/work"
-    syscalls.mount("overlay", body.root, "overlay", flags, f"{layers},{_OPTIONS}")
+    with contextlib.suppress(FileNotFoundError):
+        for entry in body.directory.iterdir():
+            # Never deeper: what is not empty here is not ours to empty.
+            if entry.is_dir() and not entry.is_symlink():
+                entry.rmdir()
+            else:
+                entry.unlink()
+        body.directory.rmdir()

@@ -1,7 +1,6 @@
 """One driver for both OCI runtimes, by their command line."""
 
 import asyncio
-import contextlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -72,11 +71,14 @@ class Runtime:
         return answer if isinstance(answer, dict) else None
 
     async def delete(self, machine: str) -> None:
-        """Let the runtime forget a machine, killing what is left of it. May be repeated."""
-        if not self._traces(machine):
-            return
-        with contextlib.suppress(RuntimeFailed):
-            await self._call((), "delete", "--force", machine)
+        """Kill a machine and remove what the runtime made for it; it must be known to the runtime."""
+        await self._call((), "delete", "--force", machine)
+
+    def forget(self, machine: str) -> None:
+        """Remove what the runtime keeps of a machine whose processes and cgroup are gone. May be repeated.
+
+        Not its own `delete`: that needs a state it can read, and waits until somebody has reaped the dead.
+        """
         for trace in self._traces(machine):
             if trace.is_dir():
                 shutil.rmtree(trace, ignore_errors=True)

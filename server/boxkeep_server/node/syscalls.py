@@ -18,6 +18,7 @@ _MOUNT_SETATTR: Final = 442
 
 CLONE_FS: Final = 0x200
 CLONE_NEWNS: Final = 0x20000
+CLONE_NEWUTS: Final = 0x4000000
 CLONE_NEWNET: Final = 0x40000000
 
 MS_RDONLY: Final = 1
@@ -63,6 +64,18 @@ def unshare(flags: int) -> None:
 def setns(descriptor: int, kind: int) -> None:
     """Move the calling thread into the namespace behind `descriptor`."""
     _checked(_libc.setns(descriptor, kind), "setns", hex(kind))
+
+
+@contextlib.contextmanager
+def inside(namespace: Path, kind: int) -> Iterator[None]:
+    """Let the calling thread be in another network or UTS namespace for a while."""
+    own = {CLONE_NEWNET: "net", CLONE_NEWUTS: "uts"}[kind]
+    with open(f"/proc/thread-self/ns/{own}", "rb") as home, namespace.open("rb") as away:  # noqa: PTH123
+        setns(away.fileno(), kind)
+        try:
+            yield
+        finally:
+            setns(home.fileno(), kind)
 
 
 def mount(
@@ -139,6 +152,12 @@ def creating_as(identity: int) -> Iterator[None]:
         _libc.setfsuid(os.geteuid())
         _libc.setfsgid(os.getegid())
         _checked(_libc.prctl(_PR_SET_SECUREBITS, bits, 0, 0, 0), "prctl", "securebits")
+
+
+def set_hostname(name: str) -> None:
+    """Name the UTS namespace of the calling thread."""
+    text = os.fsencode(name)
+    _checked(_libc.sethostname(text, len(text)), "sethostname")
 
 
 def _bytes(text: str | Path | None) -> bytes | None:
