@@ -234,11 +234,11 @@ def service_over(
     """A node process over a layer; its files are in the layer's host's directory."""
     host = layer.host
 
-    async def leaks() -> Leaks:
-        strays = tuple(machine for machine in layer.found() if machine not in service.owned())
+    async def leaks(owned: set[str]) -> Leaks:
+        strays = tuple(machine for machine in layer.found() if machine not in owned)
         return Leaks(leaks=(LeakCount(kind="machines", items=strays),))
 
-    service = Service(
+    return Service(
         World(
             maker=layer,
             observer=layer,
@@ -259,7 +259,6 @@ def service_over(
             disk_limit=True,
         )
     )
-    return service
 
 
 async def adopted(

@@ -44,7 +44,7 @@ class World:
     observer: Observer
     files: Files
     stock: Callable[[], Stock]
-    leaks: Callable[[], Awaitable[Leaks]]
+    leaks: Callable[[set[str]], Awaitable[Leaks]]
     memory: Callable[[], Memory]
     now: Clock
     new_id: Callable[[], str]
@@ -182,7 +182,7 @@ class Service:
 
     async def leaks(self) -> Leaks:
         """What belongs to nobody."""
-        return await self._world.leaks()
+        return await self._world.leaks(self.owned())
 
     def facts(self) -> NodeFacts:
         """What this node is and can do, and how full it is."""
