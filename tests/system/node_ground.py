@@ -14,8 +14,8 @@ from pathlib import Path
 from boxkeep_server.model.ids import is_id
 from boxkeep_server.model.node_api import LeakCount, Leaks, NetworkWish
 from boxkeep_server.node import btrfs, oci
-from boxkeep_server.node.bundle import build_bundle
-from boxkeep_server.node.daemon import Ground, run_on
+from boxkeep_server.node.bundle import Bundle, build_bundle
+from boxkeep_server.node.daemon import Ground, run_on, take_down
 from boxkeep_server.node.disks import Disks
 from boxkeep_server.node.layer import Image as ImageLike
 from boxkeep_server.node.parts import Guest
@@ -114,7 +114,7 @@ def seen_in_kernel() -> dict[str, tuple[str, ...]]:
 
 async def lay_ground(settings: Settings, disks: Disks) -> Ground:
     """Links, image and the real guest's bundle."""
-    bundle = build_bundle(settings.lib / "bundles", GUEST)
+    bundle = _bundle(Path(sys.argv[2]))
     image = Image("base", "tiny-1", _tiny_image(disks))
 
     def images() -> Mapping[str, ImageLike]:
@@ -131,7 +131,19 @@ async def lay_ground(settings: Settings, disks: Disks) -> Ground:
         guest=Guest(bundle.path, tuple(bundle.command(oci.GUEST))),
         guest_digest=bundle.digest,
         leaks=leaks,
+        close=_nothing,
     )
+
+
+async def _nothing() -> None:
+    """Direct links go with their machines; there is no more of them."""
+
+
+def _bundle(bundles: Path) -> Bundle:
+    """The guest's bundle, built by the first node process of a test run."""
+    for path in bundles.glob("[0-9a-f]*"):
+        return Bundle(path.name, path)
+    return build_bundle(bundles, GUEST)
 
 
 def _tiny_image(disks: Disks) -> Path:
@@ -159,4 +171,8 @@ def _tiny_image(disks: Disks) -> Path:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    run_on(read_settings(None, json.loads(sys.argv[1])), lay_ground)
+    wanted = read_settings(None, json.loads(sys.argv[1]))
+    if sys.argv[3] == "up":
+        run_on(wanted, lay_ground)
+    else:
+        json.dump(take_down(wanted, lay_ground), sys.stdout)

@@ -15,12 +15,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 import pytest_asyncio
-
 from boxkeep_server.guestwire import GuestAddress, GuestPool, GuestRefused
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Claim, Claims, Leaks, NodeFacts, Release
-from boxkeep_server.node.cgroups import Cgroups, layout
-from boxkeep_server.node.mountspace import MountSpace
+
 from tests.node_worlds import wish
 from tests.system.node_ground import INSTANCE, seen_in_kernel
 from tests.system.rooms import RUNSC
@@ -33,8 +31,9 @@ NOTHING: dict[str, tuple[str, ...]] = {"netns": (), "veths": (), "mounts": (), "
 class Node:
     """A node process that is started, killed and started again over one directory."""
 
-    def __init__(self, directory: Path, warm: dict[str, int]) -> None:
+    def __init__(self, directory: Path, bundles: Path, warm: dict[str, int]) -> None:
         self.directory = directory
+        self.bundles = bundles
         self.environment = {
             "BOXKEEP_INSTANCE": INSTANCE,
             "BOXKEEP_LIB_ROOT": str(directory / "lib"),
@@ -49,11 +48,10 @@ class Node:
 
     async def start(self) -> None:
         """Start the process and wait until it answers."""
-        command = [sys.executable, "-m", "tests.system.node_ground", json.dumps(self.environment)]
-        paths = os.pathsep.join(str(ROOT / part) for part in ("server", "guest", "."))
-        environment = {**os.environ, "PYTHONPATH": paths, "PATH": f"{RUNSC.parent}:{os.environ['PATH']}"}
         with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=log)
+            self.process = subprocess.Popen(  # noqa: ASYNC220 - it outlives this loop
+                self.command(), env=_environment(), cwd=ROOT, stdout=log, stderr=log
+            )
         self.session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(self.socket)))
         async with asyncio.timeout(READY_S):
             while True:
@@ -64,6 +62,19 @@ class Node:
                     await asyncio.sleep(0.01)
                 else:
                     return
+
+    def command(self, verb: str = "up") -> list[str]:
+        """The command line of the process, or of one that takes everything down."""
+        program = [sys.executable, "-m", "tests.system.node_ground"]
+        return [*program, json.dumps(self.environment), str(self.bundles), verb]
+
+    async def take_down(self) -> list[str]:
+        """End everything of the instance; answers whose machines there were."""
+        ran = await asyncio.to_thread(
+            subprocess.run, self.command("down"), env=_environment(), cwd=ROOT, capture_output=True, timeout=READY_S
+        )
+        assert ran.returncode == 0, ran.stderr
+        return list(json.loads(ran.stdout[ran.stdout.rindex(b"[") :]))
 
     async def stop(self, number: int) -> None:
         """End the process by a signal and wait until it is gone."""
@@ -87,13 +98,21 @@ class Node:
     async def get(self, claim: Claim) -> Claim:
         return Claim.model_validate_json(await self.ask("GET", _path(claim)))
 
+    async def death_of(self, claim: Claim) -> Claim:
+        """The claim once its machine is dead."""
+        async with asyncio.timeout(READY_S):
+            while True:
+                if (now := await self.get(claim)).state == "dead":
+                    return now
+                await asyncio.sleep(0.02)
+
     async def release(self, claim: Claim) -> Release:
         self.guests.forget(claim.machine, claim.epoch)
         return Release.model_validate_json(await self.ask("DELETE", _path(claim)))
 
     async def run(self, claim: Claim, line: str, background: bool = False) -> tuple[dict[str, object], str]:
         """Run a shell line inside."""
-        request = {
+        request: dict[str, object] = {
             "op": "process.start",
             "id": new_id(),
             "command": line,
@@ -127,6 +146,11 @@ class Node:
         return (self.directory / "log").read_text()[-4000:]
 
 
+def _environment() -> dict[str, str]:
+    paths = os.pathsep.join(str(ROOT / part) for part in ("server", "guest", "."))
+    return {**os.environ, "PYTHONPATH": paths, "PATH": f"{RUNSC.parent}:{os.environ['PATH']}"}
+
+
 def _now() -> int:
     return time.time_ns() // 1_000_000
 
@@ -143,9 +167,17 @@ def directory() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.fixture(scope="module")
+def bundles() -> Iterator[Path]:
+    """Where the guest's bundle is built once."""
+    with tempfile.TemporaryDirectory(prefix="boxkeep-bundles-", dir="/var/tmp") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
 @pytest_asyncio.fixture
-async def node(directory: Path) -> AsyncIterator[Node]:
-    one = Node(directory, {})
+async def node(directory: Path, bundles: Path) -> AsyncIterator[Node]:
+    one = Node(directory, bundles, {})
     try:
         await one.start()
         yield one
@@ -157,18 +189,10 @@ async def end(node: Node) -> None:
     """Take down what is left of the instance."""
     await node.guests.close()
     assert node.process is not None
-    if node.process.poll() is not None:
-        await node.session.close()
-    else:
-        for claim in Claims.model_validate_json(await node.ask("GET", "/v1/claims")).claims:
-            await node.release(claim)
-        await node.stop(signal.SIGTERM)
-    Cgroups(layout(Path("/proc/mounts").read_text()), f"boxkeep-{INSTANCE}").close()
-    MountSpace(node.directory / "run" / INSTANCE).destroy()
-    for name in seen_in_kernel()["veths"]:
-        subprocess.run(["ip", "link", "del", name], check=False)
-    for name in seen_in_kernel()["netns"]:
-        subprocess.run(["ip", "netns", "del", name], check=False)
+    if node.process.poll() is None:
+        await node.stop(signal.SIGKILL)
+    await node.session.close()
+    await node.take_down()
 
 
 @pytest.mark.parametrize("isolation", ["runc", "runsc"])
@@ -213,25 +237,12 @@ async def test_a_node_told_to_stop_leaves_its_machines(node: Node) -> None:
 
 
 async def test_only_one_node_of_an_instance_lives(node: Node) -> None:
-    other = Node(node.directory, {})
-    with pytest.raises(AssertionError, match="lives already"):
-        await _start_without_socket(other)
-
-
-async def _start_without_socket(other: Node) -> None:
-    command = [sys.executable, "-m", "tests.system.node_ground", json.dumps(other.environment)]
-    paths = os.pathsep.join(str(ROOT / part) for part in ("server", "guest", "."))
     ran = await asyncio.to_thread(
-        subprocess.run,
-        command,
-        env={**os.environ, "PYTHONPATH": paths},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=READY_S,
-        check=False,
+        subprocess.run, node.command(), env=_environment(), cwd=ROOT, capture_output=True, timeout=READY_S, check=False
     )
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode != 0
+    assert b"lives already" in ran.stderr
+    assert (await node.claim("runc")).state == "running"
 
 
 @pytest.mark.parametrize("isolation", ["runc", "runsc"])
@@ -253,9 +264,7 @@ async def test_a_node_killed_in_the_middle_of_claims_leaves_no_stray(node: Node,
 async def test_a_machine_that_dies_under_the_node_is_reported_with_its_reason(node: Node) -> None:
     claim = await node.claim("runc")
     os.kill(int(str(node.record(claim)["pid"])), signal.SIGKILL)
-    async with asyncio.timeout(10):
-        while (dead := await node.get(claim)).state != "dead":
-            await asyncio.sleep(0.01)
+    dead = await node.death_of(claim)
     assert dead.reason == "exited"
     remains = await node.release(claim)
     assert remains.died_at is not None
@@ -265,16 +274,14 @@ async def test_a_machine_that_dies_under_the_node_is_reported_with_its_reason(no
 @pytest.mark.parametrize("isolation", ["runc", "runsc"])
 async def test_the_node_alone_ends_a_machine_whose_time_is_up(node: Node, isolation: str) -> None:
     claim = await node.claim(isolation, not_after=_now() + 3_000)
-    async with asyncio.timeout(20):
-        while (dead := await node.get(claim)).state != "dead":
-            await asyncio.sleep(0.05)
+    dead = await node.death_of(claim)
     assert dead.reason == "expired"
     await node.release(claim)
     assert seen_in_kernel() == NOTHING
 
 
-async def test_warm_machines_are_made_taken_and_survive_a_killed_node(directory: Path) -> None:
-    node = Node(directory, {"base/runc": 2, "base/runsc": 1})
+async def test_warm_machines_are_made_taken_and_survive_a_killed_node(directory: Path, bundles: Path) -> None:
+    node = Node(directory, bundles, {"base/runc": 2, "base/runsc": 1})
     await node.start()
     try:
         await _warm(node, 3)
@@ -289,10 +296,6 @@ async def test_warm_machines_are_made_taken_and_survive_a_killed_node(directory:
         for claim in claims:
             await node.release(claim)
     finally:
-        node.environment["BOXKEEP_NODE__WARM"] = "{}"
-        node.environment["BOXKEEP_NODE__ISOLATIONS"] = '["runc"]'
-        await node.stop(signal.SIGTERM)
-        await node.start()  # without a wish for any they stay; of another kind than today's they go
         await end(node)
 
 
@@ -311,3 +314,13 @@ async def test_the_secret_a_machine_was_born_with_opens_nothing_after_the_claim(
     old = GuestAddress(claim.address, claim.port, claim.machine, 0, bytes.fromhex(born))
     with pytest.raises(GuestRefused, match="unauthorised"):
         await node.guests.call(old, {"op": "ping"})
+
+
+async def test_taking_down_leaves_nothing_and_says_whose_machines_there_were(node: Node) -> None:
+    claims = [await node.claim("runc"), await node.claim("runsc")]
+    await node.stop(signal.SIGKILL)
+    assert await node.take_down() == sorted(claim.sandbox for claim in claims)
+    assert seen_in_kernel() == NOTHING
+    assert not (Path("/sys/fs/cgroup/memory") / f"boxkeep-{INSTANCE}").exists()
+    assert not any(str(node.directory) in line for line in Path("/proc/mounts").read_text().splitlines())
+    assert await node.take_down() == []

@@ -57,7 +57,10 @@ class Links(Network, Egress, Protocol):
 
 @dataclass(frozen=True)
 class Ground:
-    """What machines stand on beside disks, cgroups and runtimes."""
+    """What machines stand on beside disks, cgroups and runtimes.
+
+    `close` takes the network of the whole instance down; `tasks` run as long as the node does.
+    """
 
     links: Links
     addresses: Addresses
@@ -65,6 +68,7 @@ class Ground:
     guest: Guest
     guest_digest: str
     leaks: Callable[[set[str]], Awaitable[Leaks]]
+    close: Callable[[], Awaitable[None]]
     tasks: tuple[Callable[[], Awaitable[None]], ...] = ()
 
 
@@ -89,24 +93,73 @@ def run_on(settings: Settings, lay_ground: LayGround) -> None:
         asyncio.run(_live(settings, lay_ground))
 
 
+def take_down(settings: Settings, lay_ground: LayGround) -> list[str]:
+    """End every machine of an instance and leave nothing of it in the kernel; its data stays. Answers whose they were.
+
+    Blocking; to be called as root in a process of its own, once no node process lives. May be repeated.
+
+    Raises:
+        NodeRuns
+        MachineFailed: something does not go.
+    """
+    settings.run.mkdir(mode=0o711, parents=True, exist_ok=True)
+    space = MountSpace(settings.run)
+    with _only_one(settings.run / "node.lock"):
+        space.enter()
+        try:
+            syscalls.become_subreaper()
+            return asyncio.run(_end_all(settings, lay_ground))
+        finally:
+            space.leave()
+            space.destroy()
+
+
+async def _end_all(settings: Settings, lay_ground: LayGround) -> list[str]:
+    opened = await open_node(settings, lay_ground)
+    bindings = opened.world.files.bindings.load()
+    for machine in {*opened.world.observer.found(), *(one.machine for one in bindings)}:
+        await opened.world.maker.destroy(machine)
+        opened.world.files.bindings.remove(machine)
+        opened.world.files.marks.remove(machine)
+    await opened.ground.close()
+    opened.cgroups.close()
+    opened.disks.close()
+    return sorted({one.sandbox for one in bindings})
+
+
 async def _live(settings: Settings, lay_ground: LayGround) -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(_THREADS))
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    service, ground = await open_service(settings, lay_ground)
+    opened = await open_node(settings, lay_ground)
+    service = Service(opened.world)
     plan = await service.adopt()
     _log.info("adopted %d claims and %d warm machines", len(plan.hold), len(plan.warm))
     runner = await serve(Api(service, _uids(settings)).application(), settings.node_socket, _group(settings))
     try:
-        await _until(stop, [service.run, *ground.tasks])
+        await _until(stop, [service.run, *opened.ground.tasks])
     finally:
         await runner.cleanup()
 
 
-async def open_service(settings: Settings, lay_ground: LayGround) -> tuple[Service, Ground]:
-    """Everything of the node opened and put together, nothing adopted yet. To be called in the mount space."""
+@dataclass(frozen=True)
+class Opened:
+    """A node whose parts are open; nothing of it runs yet."""
+
+    world: World
+    ground: Ground
+    disks: Disks
+    cgroups: Cgroups
+
+
+async def open_node(settings: Settings, lay_ground: LayGround) -> Opened:
+    """Open all that a node is made of, and put it together. To be called in the mount space.
+
+    Raises:
+        NothingToRunIn
+    """
     cgroup_layout = layout(Path("/proc/mounts").read_text())
     cgroups = Cgroups(cgroup_layout, f"boxkeep-{settings.instance}")
     total = room.read_memory().total
@@ -153,7 +206,7 @@ async def open_service(settings: Settings, lay_ground: LayGround) -> tuple[Servi
         starts_at_once=_STARTS_PER_PROCESSOR * (os.cpu_count() or 1),
         disk_limit=True,
     )
-    return Service(world), ground
+    return Opened(world, ground, disks, cgroups)
 
 
 def open_disks(settings: Settings) -> Disks:
