@@ -21,7 +21,9 @@ app = typer.Typer(help="API keys.", no_args_is_help=True)
 @app.command()
 def create(
     org: Annotated[str, typer.Option(help="Name of the organisation; made when it is not there.")],
-    plan: Annotated[str | None, typer.Option(help="Its plan: free, builder, pro, scale, unlimited or one of yours.")] = None,
+    plan: Annotated[
+        str | None, typer.Option(help="Its plan: free, builder, pro, scale, unlimited or one of yours.")
+    ] = None,
     scope: Annotated[list[Scope] | None, typer.Option(help="A right; may be given several times. None: all.")] = None,
 ) -> None:
     """Make a key and print it, and nothing else: it is shown this once."""

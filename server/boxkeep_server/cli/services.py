@@ -8,7 +8,8 @@ import typer
 
 from boxkeep_server import compose
 from boxkeep_server.cli.session import as_account, become_account, fail, need_root, settings
-from boxkeep_server.node import daemon, ground, teardown
+from boxkeep_server.node import daemon, ground
+from boxkeep_server.settings import Settings
 
 
 def serve() -> None:
@@ -35,13 +36,13 @@ def down() -> None:
     read = settings()
     _log_lines(logging.WARNING)
     try:
-        teardown.tear_down(read, ground.lay)
+        daemon.take_down(read, ground.lay)
     except daemon.NodeRuns as error:
         fail(f"{error}: stop the node first")
     as_account(read, lambda: _end_all(read))
 
 
-def _end_all(read: compose.Settings) -> None:
+def _end_all(read: Settings) -> None:
     for sandbox in asyncio.run(compose.end_all(read)):
         typer.echo(f"ended {sandbox}: operator_shutdown")
 

@@ -73,7 +73,9 @@ def judge_kernel(release: str) -> Finding:
     found = tuple(map(int, re.findall(r"\d+", release)[:2]))
     if found >= LEAST_KERNEL:
         return Finding("kernel", "ok", release)
-    return Finding("kernel", "lost", release, "runc machines need Linux 5.19 or newer; without it there is runsc alone.")
+    return Finding(
+        "kernel", "lost", release, "runc machines need Linux 5.19 or newer; without it there is runsc alone."
+    )
 
 
 def judge_program(name: str, package: str, found: str | None) -> Finding:
@@ -110,7 +112,9 @@ def judge_cgroups() -> Finding:
     if not missing:
         return Finding("cgroups", "ok", kind)
     lacking = ", ".join(sorted(missing))
-    return Finding("cgroups", "fatal", f"{kind}, without {lacking}", f"Let the kernel and the container have {lacking}.")
+    return Finding(
+        "cgroups", "fatal", f"{kind}, without {lacking}", f"Let the kernel and the container have {lacking}."
+    )
 
 
 def judge_runtimes(settings: Settings) -> list[Finding]:
@@ -131,7 +135,9 @@ def judge_disk(free_gib: int, has_pool: bool) -> Finding:
     """Images, packages and the disks of sandboxes."""
     if free_gib >= LEAST_DISK_GIB or has_pool:
         return Finding("free disk", "ok", f"{free_gib} GiB")
-    return Finding("free disk", "fatal", f"{free_gib} GiB", f"Free at least {LEAST_DISK_GIB} GiB, or set lib_root elsewhere.")
+    return Finding(
+        "free disk", "fatal", f"{free_gib} GiB", f"Free at least {LEAST_DISK_GIB} GiB, or set lib_root elsewhere."
+    )
 
 
 def judge_memory(total: int) -> Finding:
@@ -172,7 +178,9 @@ def judge_resolver(file: Path) -> Finding:
     found = [line.split()[1] for line in lines if line.startswith("nameserver ")]
     if found:
         return Finding("resolver", "ok", ", ".join(found))
-    return Finding("resolver", "lost", "none", "Name a resolver in /etc/resolv.conf; without it sandboxes resolve no names.")
+    return Finding(
+        "resolver", "lost", "none", "Name a resolver in /etc/resolv.conf; without it sandboxes resolve no names."
+    )
 
 
 def render(findings: Sequence[Finding]) -> str:

@@ -55,12 +55,13 @@ async def lay(settings: Settings, disks: Disks) -> Ground:
         guest=guest,
         guest_digest=guest.tree.name,
         leaks=_observer(settings, disks, network, records).leaks,
+        close=network.teardown,
         tasks=(network.monitor, Resolver(network.router).run, partial(_keep_images, images)),
     )
 
 
 def _guest(bundles: Path) -> Guest:
-    """The guest's bundle, made from this host where it is a Debian with the right Python, else from a tree of its own."""
+    """The guest's bundle, made from this host where that has the right Python, else from a tree of its own."""
     found = importlib.util.find_spec("boxkeep_guest")
     if found is None or found.origin is None:
         raise BundleError("the package boxkeep_guest is not installed beside the server")

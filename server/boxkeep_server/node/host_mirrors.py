@@ -1,4 +1,4 @@
-"""What of this machine's package configuration images are given: sources, proxies, indexes and certificates; no secrets."""
+"""What of this machine's configuration images are given: sources, proxies, indexes, certificates; no secrets."""
 
 import configparser
 import contextlib
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Final
 
 _DEBIAN_SOURCES: Final = ("sources.list", "sources.list.d/debian.sources", "sources.list.d/ubuntu.sources")
-_APT_OPTIONS: Final = re.compile(r"^Acquire::(https?|ftp)::Proxy|^Acquire::Check-|^Acquire::Languages|^Acquire::Retries")
+_APT_OPTIONS: Final = re.compile(
+    r"^Acquire::(https?|ftp)::Proxy|^Acquire::Check-|^Acquire::Languages|^Acquire::Retries"
+)
 _PIP_OPTIONS: Final = ("index-url", "extra-index-url", "trusted-host")
 _CERTIFICATE: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _BUNDLE: Final = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -35,7 +37,7 @@ class HostMirrors:
 
 
 def read_host_mirrors(etc: Path = Path("/etc"), home: Path = Path("/root")) -> HostMirrors:
-    """This machine's own configuration. URLs that carry credentials are left out: tenants can read what is in an image."""
+    """This machine's own configuration. URLs with credentials are left out: tenants can read what is in an image."""
     return HostMirrors(
         apt_sources=tuple(_apt_sources(etc / "apt")),
         apt_options=tuple(line for line in _apt_options() if not _WITH_SECRET.search(line)),

@@ -16,7 +16,6 @@ from boxkeep_server.node.oci import Host
 from boxkeep_server.node.room import GIB, Memory, read_memory
 from boxkeep_server.node.runtimes import Runtime, RuntimeFailed
 
-_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _POOL_MOST_GIB: Final = 200
 _POOL_LEAST_GIB: Final = 4
 _HELD: Final = {"anon", "shmem", "total_rss", "total_shmem"}

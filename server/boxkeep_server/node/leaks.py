@@ -117,7 +117,9 @@ def _elements(network: Network) -> dict[str, str]:
     """The places in the router's table, by address."""
     argv = ["nft", "-j", "list", "set", "inet", nft.TABLE, "places"]
     listed = json.loads(netns.within(network.router, lambda: netns.run(argv)))
-    elements = next((part["set"].get("elem", []) for part in listed["nftables"] if "set" in part), [])
+    elements: list[dict[str, list[str]]] = next(
+        (part["set"].get("elem", []) for part in listed["nftables"] if "set" in part), []
+    )
     pairs = [element["concat"] for element in elements]
     return {f"{link} . {address}": address for link, address in pairs}
 
