@@ -1,0 +1,19 @@
+"""What commands, files and terminals ask of the rest of control to find their way into a sandbox."""
+
+from typing import Protocol
+
+from boxkeep_server.guestwire.address import GuestAddress
+from boxkeep_server.model.sandboxes import Sandbox
+
+
+class Ways(Protocol):
+    """How control finds sandboxes, and the guests of those that are ready."""
+
+    async def sandbox(self, organisation: str, sandbox_id: str) -> Sandbox:
+        """A sandbox of an organisation. Raises `SandboxNotFound`."""
+
+    async def state(self, sandbox_id: str) -> Sandbox | None:
+        """A sandbox, whoever it belongs to."""
+
+    async def address(self, sandbox: Sandbox) -> GuestAddress:
+        """Where the guest of a ready sandbox is. Raises `NotReady`."""

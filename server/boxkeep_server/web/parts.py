@@ -1,0 +1,39 @@
+"""What the API is made of: the parts that `compose` hands to it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from boxkeep_server.control.commands import Commands
+from boxkeep_server.control.files import Files
+from boxkeep_server.control.idempotency import Idempotency
+from boxkeep_server.control.keys import Caller, Keys
+from boxkeep_server.control.processes import Processes
+from boxkeep_server.control.rates import Rates
+from boxkeep_server.control.sandboxes import Sandboxes
+from boxkeep_server.control.terminals import Terminals
+from boxkeep_server.web.metrics import Metrics
+from boxkeep_server.web.tokens import Tokens
+
+__all__ = ["Caller", "Parts"]
+
+
+async def _always() -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything that answers. `public_url` has no slash at its end; `ready` raises `Unavailable` when it is not so."""
+
+    keys: Keys
+    rates: Rates
+    idempotency: Idempotency
+    sandboxes: Sandboxes
+    commands: Commands
+    processes: Processes
+    files: Files
+    terminals: Terminals
+    tokens: Tokens
+    public_url: str
+    ready: Callable[[], Awaitable[None]] = _always
+    metrics: Metrics = field(default_factory=Metrics)

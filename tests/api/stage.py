@@ -1,0 +1,227 @@
+"""A stage for the API: real routes, use cases, store and reconciling of ends, the real guest program as every
+sandbox's inside, and a node that a test plays by hand."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from boxkeep_server.control.changes import Changes
+from boxkeep_server.control.commands import Commands
+from boxkeep_server.control.files import Files
+from boxkeep_server.control.idempotency import Idempotency
+from boxkeep_server.control.keys import Keys
+from boxkeep_server.control.liveness import Liveness
+from boxkeep_server.control.processes import Processes
+from boxkeep_server.control.rates import Rates
+from boxkeep_server.control.reach import Reacher
+from boxkeep_server.control.reconcile.release import Release
+from boxkeep_server.control.record import Recorder
+from boxkeep_server.control.sandboxes import Sandboxes
+from boxkeep_server.control.settle import Settler
+from boxkeep_server.control.steps import ANY, RELEASE, Steps
+from boxkeep_server.control.terminals import Terminals
+from boxkeep_server.control.visits import Visits
+from boxkeep_server.guestwire import GuestAddress, GuestPool
+from boxkeep_server.model.ids import new_id
+from boxkeep_server.model.node_api import Claim, ClaimState
+from boxkeep_server.model.node_api import Release as Remains
+from boxkeep_server.model.plans import BUILT_IN, Plan
+from boxkeep_server.model.rates import RATES, CallKind, Rate
+from boxkeep_server.model.sandboxes import NewSandbox, Sandbox
+from boxkeep_server.model.scopes import Scope
+from boxkeep_server.model.statuses import Status
+from boxkeep_server.store.commands import CommandRows
+from boxkeep_server.store.database import Database
+from boxkeep_server.store.sealing import Seal
+from boxkeep_server.web.app import build
+from boxkeep_server.web.parts import Parts
+from boxkeep_server.web.tokens import Tokens
+
+PUBLIC = "http://boxkeep.test"
+UNLIMITED: Plan = BUILT_IN["unlimited"]
+
+
+class Clock:
+    """Epoch ms, which a test may set ahead."""
+
+    def __init__(self) -> None:
+        self.ahead_ms = 0
+
+    def __call__(self) -> int:
+        return int(time.time() * 1000) + self.ahead_ms
+
+
+class HandPlayedNode:
+    """An engine without machines: it knows the claims that a test gives it."""
+
+    def __init__(self) -> None:
+        self.claims: dict[tuple[str, int], Claim] = {}
+        self.remains: dict[str, Remains] = {}
+
+    def bind(self, sandbox: Sandbox, address: GuestAddress) -> None:
+        """Let a sandbox's machine be the guest at `address`."""
+        self.claims[sandbox.id, sandbox.epoch] = Claim(
+            sandbox=sandbox.id,
+            epoch=sandbox.epoch,
+            role="main",
+            machine=address.machine,
+            isolation="runc",
+            image=sandbox.runtime,
+            digest="0" * 64,
+            state=ClaimState.RUNNING,
+            address=address.host,
+            port=address.port,
+            secret=address.secret.hex(),
+            boot_id="boot",
+            claimed_at=0,
+            not_after=1 << 50,
+            last_seen_at=0,
+        )
+
+    async def claim(self, node: str, sandbox: str, epoch: int) -> Claim | None:
+        return self.claims.get((sandbox, epoch))
+
+    async def release(self, node: str | None, sandbox: str, epoch: int) -> Remains:
+        return self.remains.get(sandbox, Remains())
+
+
+class LooseReacher(Reacher):
+    """Reaches guests that were booted with another epoch than their sandbox's."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.guests: dict[str, GuestAddress] = {}
+
+    async def address(self, sandbox: Sandbox) -> GuestAddress:
+        await super().address(sandbox)
+        return self.guests[sandbox.id]
+
+
+class Stage:
+    """Everything together."""
+
+    def __init__(self, database: Database, pool: GuestPool, rates: dict[CallKind, Rate] | None = None) -> None:
+        self.clock = Clock()
+        self.changes = Changes()
+        self.steps = Steps(database, self.changes, self.clock)
+        self.node = HandPlayedNode()
+        self.keys = Keys(database, self.clock, lambda: time.monotonic() * 1000)
+        self.sandboxes = Sandboxes(database, self.steps, self.changes, Seal(b"s" * 32))
+        self.reacher = LooseReacher(self.sandboxes, self.node, pool)
+        self.rows = CommandRows(database)
+        self.recorder = Recorder(self.rows.write)
+        liveness = Liveness(self.sandboxes.states, self._changed)
+        visits = Visits(self.reacher, pool, liveness)
+        self.settler = Settler(
+            visits=visits,
+            rows=self.rows,
+            recorder=self.recorder,
+            oom_kills=self.reacher.oom_kills,
+            now_ms=self.clock,
+        )
+        self._release = Release(database, self.steps, self.node, self.reacher)  # type: ignore[arg-type]
+        self._running = (self.recorder.run, self.settler.run, liveness.run, self._releasing)
+        self.parts = Parts(
+            keys=self.keys,
+            rates=Rates(time.monotonic, limited=rates is not None, rates=rates or RATES),
+            idempotency=Idempotency(database, self.clock, 86_400_000),
+            sandboxes=self.sandboxes,
+            commands=Commands(
+                visits=visits, recorder=self.recorder, settler=self.settler, new_id=new_id, now_ms=self.clock
+            ),
+            processes=Processes(visits=visits, rows=self.rows, settler=self.settler, now_ms=self.clock),
+            files=Files(visits),
+            terminals=Terminals(
+                visits=visits, rows=self.rows, recorder=self.recorder, settler=self.settler, now_ms=self.clock
+            ),
+            tokens=Tokens(b"k" * 32, self.clock),
+            public_url=PUBLIC,
+        )
+        self.app = build(self.parts)
+
+    async def _changed(self) -> None:
+        with self.changes.listen(ANY) as ear:
+            await ear.heard(1.0)
+
+    async def _releasing(self) -> None:
+        with self.changes.listen(RELEASE) as ear:
+            while True:
+                await self._release.run_once()
+                await ear.heard(0.5)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Stage"]:
+        """Within it what runs in the background runs."""
+        tasks = [asyncio.create_task(run()) for run in self._running]
+        try:
+            yield self
+        finally:
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            await self._release.crowd.close()
+            assert [error for error in ended if not isinstance(error, asyncio.CancelledError)] == []
+
+    async def key(self, organisation: str, plan: str = "unlimited", *scopes: Scope) -> str:
+        """A new key."""
+        return (await self.keys.create(organisation, plan, frozenset(scopes))).key
+
+    def client(self, key: str | None) -> httpx.AsyncClient:
+        """A client of the application in process."""
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=True)
+        return httpx.AsyncClient(transport=transport, base_url=PUBLIC, headers=headers, timeout=60)
+
+    async def sandbox(self, key: str, runtime: str = "base") -> Sandbox:
+        """A queued sandbox."""
+        wish = NewSandbox(runtime=runtime)  # type: ignore[arg-type]
+        return await self.sandboxes.create(await self.keys.authenticate(key), wish)
+
+    async def ready_sandbox(self, key: str, address: GuestAddress, runtime: str = "base") -> str:
+        """A sandbox that is ready, whose inside is the guest at `address`; its id."""
+        sandbox = await self.sandbox(key, runtime)
+        return await self.make_ready(sandbox.id, address)
+
+    async def make_ready(self, sandbox_id: str, address: GuestAddress) -> str:
+        """Bring a queued sandbox to `ready`, as placing does."""
+        queued = await self.sandboxes.state(sandbox_id)
+        assert queued is not None
+        assigning = await self.steps.step(queued, Status.ASSIGNING, epoch=1)
+        assert assigning is not None
+        self.node.bind(assigning, address)
+        self.reacher.guests[sandbox_id] = address
+        now = self.clock()
+        times = {"started_at": now, "ready_at": now, "expires_at": now + 600_000}
+        moved = await self.steps.step(assigning, Status.READY, node=new_id(), region="loc", isolation="runc", **times)
+        assert moved is not None
+        return sandbox_id
+
+    async def fail(self, sandbox_id: str, reason: str) -> None:
+        """Let a sandbox fail, as observing a dead machine does."""
+        sandbox = await self.sandboxes.state(sandbox_id)
+        assert sandbox is not None
+        assert await self.steps.step(sandbox, Status.FAILED, reason=reason) is not None
+
+    def kill_for_memory(self, sandbox_id: str, kills: int) -> None:
+        """Let the node count processes that the kernel killed."""
+        for key in [key for key in self.node.claims if key[0] == sandbox_id]:
+            self.node.claims[key] = self.node.claims[key].model_copy(update={"oom_kills": kills})
+
+
+@asynccontextmanager
+async def staged(directory: Path, pool: GuestPool, **options: Any) -> AsyncIterator[Stage]:
+    """A stage with a store of its own, running."""
+    database = await Database.open(f"sqlite+aiosqlite:///{directory / 'store.sqlite3'}")
+    try:
+        async with Stage(database, pool, **options).running() as stage:
+            yield stage
+    finally:
+        await database.close()
+
+
+__all__ = ["PUBLIC", "Stage", "staged"]
