@@ -9,10 +9,12 @@ from typing import Final, Protocol
 
 from boxkeep_server.guestwire import GuestAddress, GuestError, GuestPool, GuestRefused
 from boxkeep_server.model.node_api import NetworkWish
+from boxkeep_server.node.addresses import NoAddress
 from boxkeep_server.node.cgroups import Cgroups
 from boxkeep_server.node.disks import Disks
 from boxkeep_server.node.layer import Birth, LastWords, MachineFailed, Tenancy, Use
 from boxkeep_server.node.machines import BootFailed, Machines
+from boxkeep_server.node.netns import CommandFailed
 from boxkeep_server.node.oci import Ceilings
 from boxkeep_server.node.parts import MachineSpec
 from boxkeep_server.node.records import Machine
@@ -123,5 +125,14 @@ def _address(machine: Machine, epoch: int, secret: str) -> GuestAddress:
 def _failing(what: str) -> Iterator[None]:
     try:
         yield
-    except (BootFailed, RuntimeFailed, GuestError, OSError, TimeoutError, subprocess.SubprocessError) as error:
+    except (
+        BootFailed,
+        RuntimeFailed,
+        CommandFailed,
+        NoAddress,
+        GuestError,
+        OSError,
+        TimeoutError,
+        subprocess.SubprocessError,
+    ) as error:
         raise MachineFailed(f"{what}: {error or type(error).__name__}") from error

@@ -1,6 +1,5 @@
 """What this host is: memory and its accounts, runtimes and what they need here, room for disks."""
 
-import os
 import resource
 import shutil
 import subprocess
@@ -49,7 +48,7 @@ def find_runtimes(wished: Sequence[Isolation], run: Path, path: str | None = Non
     """The wished runtimes that are installed, in the order of the wish."""
     found: dict[Isolation, Runtime] = {}
     for isolation in wished:
-        binary = shutil.which(isolation, path=path or os.environ.get("PATH", _PATH))
+        binary = shutil.which(isolation, path=path)
         if binary is not None:
             found[isolation] = _runtime(isolation, Path(binary), run)
     return found
