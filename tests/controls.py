@@ -19,6 +19,7 @@ from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.store import organisations
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal
+
 from tests.engines import Clock, MemoryEngine
 
 

@@ -2,10 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-
 from boxkeep_server.control.keys import Caller
 from boxkeep_server.model.errors import (
     Invalid,
@@ -20,17 +18,14 @@ from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import organisations
 from boxkeep_server.store import sandboxes as rows
 from boxkeep_server.store.database import Database
+
 from tests.controls import Rig, store_at
 from tests.engines import AnswersLost, Clock, MemoryEngine, NeverStarts
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    if request.param == "sqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path / 'store.sqlite3'}"
-    else:
-        url = request.getfixturevalue("postgresql_url")
-    async with store_at(url) as opened:
+@pytest.fixture
+async def database(store_url: str) -> AsyncIterator[Database]:
+    async with store_at(store_url) as opened:
         yield opened
 
 

@@ -1,30 +1,45 @@
 """Opens the database: one writer at a time on SQLite, a pool on PostgreSQL, migrations before anything else."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from boxkeep_server.model.errors import Unavailable
+from boxkeep_server.store.shared import GroupLost, SharedCommits
+from boxkeep_server.store.sqlite import BUSY_S, PRAGMAS, connector
 
-BUSY_S = 10
+_BUGS: Final = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
+"""Faults of ours, which say nothing about the database: to be seen, and not to be taken for its absence."""
+
+_MIGRATING: Final = 0x626F786B65657001
+"""The advisory lock under which PostgreSQL's tables are brought to this version."""
+
+Transactions = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
 
 class Database:
-    """Connections to the store: `writing` sees no other writer's half, `reading` what is committed."""
+    """Connections to the store. Made by `open`; to be closed."""
 
-    def __init__(self, readers: AsyncEngine, writers: AsyncEngine, one_writer: bool) -> None:
+    def __init__(
+        self,
+        transactions: Transactions,
+        readers: AsyncEngine,
+        scanners: AsyncEngine,
+        closing: Sequence[AsyncEngine | ThreadPoolExecutor],
+    ) -> None:
+        self._transactions = transactions
         self._readers = readers
-        self._writers = writers
-        self._turn = asyncio.Lock() if one_writer else None
+        self._scanners = scanners
+        self._closing = closing
 
     @classmethod
     async def open(cls, url: str) -> "Database":
@@ -45,76 +60,100 @@ class Database:
 
     @classmethod
     def _sqlite(cls, url: URL) -> "Database":
-        if url.database:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        readers = create_async_engine(url, pool_size=4, max_overflow=0, connect_args={"timeout": BUSY_S})
-        writers = create_async_engine(url, pool_size=1, max_overflow=0, connect_args={"timeout": BUSY_S})
-        for engine, begin in ((readers, "BEGIN"), (writers, "BEGIN IMMEDIATE")):
-            sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-            sa.event.listen(engine.sync_engine, "begin", _begin_with(begin))
-        return cls(readers, writers, one_writer=True)
+        if not url.database or url.database == ":memory:":
+            raise ValueError("A store in SQLite needs a file")
+        _make_private(Path(url.database))
+        thread = ThreadPoolExecutor(1, "boxkeep-store")
+        writes, reads = (connector(url.database, thread, writes=writes) for writes in (True, False))
+        writers = create_async_engine(url, pool_size=1, max_overflow=0, connect_args={"async_creator_fn": writes})
+        readers = create_async_engine(url, pool_size=4, max_overflow=-1, connect_args={"async_creator_fn": reads})
+        scanners = create_async_engine(url, pool_size=2, max_overflow=0, connect_args={"timeout": BUSY_S})
+        sa.event.listen(writers.sync_engine, "begin", _begin_immediate)
+        sa.event.listen(scanners.sync_engine, "connect", _prepare_scanner)
+        commits = SharedCommits(writers)
+        return cls(commits.transaction, readers, scanners, (readers, scanners, writers, thread))
 
     @classmethod
     def _postgresql(cls, url: URL) -> "Database":
         engine = create_async_engine(url, pool_size=10, max_overflow=10, pool_pre_ping=True)
-        return cls(engine, engine, one_writer=False)
+        readers = engine.execution_options(isolation_level="AUTOCOMMIT")
+        return cls(engine.begin, readers, readers, (engine,))
 
     async def close(self) -> None:
         """Let all connections go."""
-        await self._readers.dispose()
-        await self._writers.dispose()
+        for part in self._closing:
+            if isinstance(part, ThreadPoolExecutor):
+                part.shutdown(wait=False)
+            else:
+                await part.dispose()
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction, committed when the block ends and rolled back when it raises.
+        """A transaction: durable when the block has ended, undone when it raises.
+
+        It sees no other writer's half. On SQLite writers take turns, so that nothing but the store may be waited for.
 
         Raises:
             Unavailable: the database is away, locked or full.
         """
-        if self._turn is None:
-            async with self._connected(self._writers) as connection:
+        with _translated():
+            async with self._transactions() as connection:
                 yield connection
-            return
-        async with self._turn, self._connected(self._writers) as connection:
-            yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection to read from.
+        """A connection to read rows by key from; each statement sees what is committed when it begins.
 
         Raises:
             Unavailable: the database is away.
         """
-        async with self._connected(self._readers) as connection:
-            yield connection
+        with _translated():
+            async with self._readers.connect() as connection:
+                yield connection
 
     @asynccontextmanager
-    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with engine.begin() as connection:
+    async def scanning(self) -> AsyncIterator[AsyncConnection]:
+        """As `reading`, for statements that may look at many rows: they do not hold up the event loop.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        with _translated():
+            async with self._scanners.connect() as connection:
                 yield connection
-        except (DBAPIError, OSError, TimeoutError) as fault:
-            if isinstance(fault, sa.exc.IntegrityError):
-                raise
-            raise Unavailable("The store is away") from fault
 
 
-def _prepare_sqlite(connection: Any, _: object) -> None:
-    connection.isolation_level = None  # transactions are begun by us, see _begin_with
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except _BUGS:
+        raise
+    except (DBAPIError, GroupLost, sa.exc.TimeoutError, OSError) as fault:
+        raise Unavailable("The store is away") from fault
+
+
+def _make_private(file: Path) -> None:
+    """SQLite gives its log and its index the mode of the database file."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file.touch(mode=0o600)
+
+
+def _prepare_scanner(connection: Any, _: object) -> None:
+    connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", f"busy_timeout = {BUSY_S * 1000}", "foreign_keys = ON"):
+    for pragma in PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
 
-def _begin_with(statement: str) -> Any:
-    def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(statement)
-
-    return begin
+def _begin_immediate(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _migrate(connection: sa.Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATING)))
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection

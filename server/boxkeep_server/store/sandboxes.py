@@ -77,7 +77,7 @@ async def _update(
         .where(sandboxes.c.id == before.id, sandboxes.c.revision == before.revision)
         .values(
             revision=before.revision + 1,
-            sequence=sandboxes.c.sequence + (event is not None),
+            sequence=sandboxes.c.sequence + int(event is not None),
             **stored,
         )
         .returning(*_RECORD, sandboxes.c.sequence)
