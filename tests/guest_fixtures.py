@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from boxkeep_server.guestwire import GuestAddress, GuestPool
 
+from boxkeep_server.guestwire import GuestAddress, GuestPool
 from tests.guests import Commands, GuestProgram
 
 

@@ -288,5 +288,5 @@ def wish(sandbox: str | None = None, epoch: int = 1, not_after: int = 5_000_000,
 async def until(true: Callable[[], bool]) -> None:
     """Let everything else go on until something is so."""
     async with asyncio.timeout(5):
-        while not true():  # noqa: ASYNC110 - what is waited for has no event
+        while not true():
             await asyncio.sleep(0)

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 from boxkeep_server.node.bundle import Bundle, BundleError, build_bundle
-
 from tests.guests import GUEST, free_port, process_id
 
 pytest_plugins = ["tests.guest_fixtures"]

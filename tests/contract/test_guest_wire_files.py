@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from boxkeep_server.guestwire import GuestAddress, GuestPool, GuestRefused
 from boxkeep_server.guestwire.answers import Entry, entries_of, entry_of
-
 from tests.guests import GuestProgram, eventually, resident
 
 pytest_plugins = ["tests.guest_fixtures"]

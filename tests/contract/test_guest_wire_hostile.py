@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+
 from boxkeep_server.guestwire import (
     GuestAddress,
     GuestError,
@@ -21,7 +22,6 @@ from boxkeep_server.guestwire import (
 from boxkeep_server.guestwire.address import mac_of
 from boxkeep_server.guestwire.connection import MACHINE_BYTES_MOST
 from boxkeep_server.guestwire.pool import IDLE_MOST
-
 from tests.guests import resident
 
 pytest_plugins = ["tests.guest_fixtures"]

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from boxkeep_server.guestwire import GuestAddress, GuestPool, GuestProtocolError, GuestRefused, GuestUnreachable
 from boxkeep_server.guestwire.answers import parse_process, processes_of
-
 from tests.guests import Commands, GuestProgram, alive, eventually, process_id
 
 pytest_plugins = ["tests.guest_fixtures"]

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from boxkeep_server.guestwire import GuestRefused
 from boxkeep_server.guestwire.answers import process_of, processes_of
-
 from tests.guests import Commands, GuestProgram, alive, eventually, process_id, resident
 
 pytest_plugins = ["tests.guest_fixtures"]

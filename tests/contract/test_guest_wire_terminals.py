@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
+
 from boxkeep_server.guestwire import DATA, JSON, Duplex, GuestRefused
 from boxkeep_server.guestwire.answers import process_of
-
 from tests.guests import Commands, GuestProgram, resident
 
 pytest_plugins = ["tests.guest_fixtures"]

@@ -10,11 +10,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 import pytest_asyncio
+
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Claim, ClaimHint, Claims, Leaks, NodeFacts, Refusal, Release
 from boxkeep_server.node.api import Api, serve
 from boxkeep_server.node.service import Service
-
 from tests.node_worlds import Host, Layer, NeverStarts, adopted, until, wish
 
 

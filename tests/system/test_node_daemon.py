@@ -15,10 +15,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 import pytest_asyncio
+
 from boxkeep_server.guestwire import GuestAddress, GuestPool, GuestRefused
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Claim, Claims, Leaks, NodeFacts, Release
-
 from tests.node_worlds import wish
 from tests.system.node_ground import INSTANCE, seen_in_kernel
 from tests.system.rooms import RUNSC
@@ -49,7 +49,7 @@ class Node:
     async def start(self) -> None:
         """Start the process and wait until it answers."""
         with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: ASYNC220 - it outlives this loop
+            self.process = subprocess.Popen(
                 self.command(), env=_environment(), cwd=ROOT, stdout=log, stderr=log
             )
         self.session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(self.socket)))

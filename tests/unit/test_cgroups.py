@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from boxkeep_server.node.cgroups import Cgroups, Layout, Usage, layout
 
 MACHINE = "m" * 32

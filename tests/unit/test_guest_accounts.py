@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from boxkeep_guest.accounts import Account, Accounts, find_account
 from boxkeep_guest.errors import Refused
 

@@ -4,12 +4,13 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from boxkeep_guest import frames as inside
 from boxkeep_guest.errors import BadFrame
 from boxkeep_server.guestwire import frames as host
 from boxkeep_server.guestwire.errors import GuestProtocolError
-from hypothesis import given
-from hypothesis import strategies as st
 
 PAYLOADS = st.one_of(
     st.tuples(st.sampled_from([host.DATA, host.ERR]), st.binary(min_size=1, max_size=300)),

@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
-from boxkeep_guest.output import Output
-from boxkeep_guest.ring import Budget, Layout
 from hypothesis import given
 from hypothesis import strategies as st
+
+from boxkeep_guest.output import Output
+from boxkeep_guest.ring import Budget, Layout
 
 
 @given(st.lists(st.integers(0, 40), max_size=30), st.integers(0, 30), st.integers(1, 20))

@@ -4,12 +4,13 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from boxkeep_server.guestwire import GuestAddress, GuestProtocolError, GuestRefused
 from boxkeep_server.guestwire.address import answer_greeting, check_answer, check_proof, mac_of
 from boxkeep_server.guestwire.answers import entries_of, entry_of, parse_process, process_of, processes_of
 from boxkeep_server.guestwire.patience import answer_seconds, idle_seconds, repeatable
-from hypothesis import given
-from hypothesis import strategies as st
 
 PROCESS: dict[str, Any] = {
     "id": "a" * 32, "state": "finished", "pid": 5, "command": "true", "args": None, "shell": True, "cwd": "/",

@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from boxkeep_server.node.interior import furnish, make_directories, write_file
 
 

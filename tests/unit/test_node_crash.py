@@ -4,12 +4,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+
 from boxkeep_server.model.node_api import ClaimState, ClaimWish
 from boxkeep_server.node import refusals
 from boxkeep_server.node.bindings import Key
 from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.service import Service
-
 from tests.node_worlds import Host, Killed, Layer, Mine, service_over, wish
 
 WARM = {Kind("base", "runsc"): 1}

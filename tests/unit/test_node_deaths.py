@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from boxkeep_server.model.node_api import Claim, ClaimState, DeathReason
 from boxkeep_server.node import refusals
 from boxkeep_server.node.bindings import Key
 from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.room import Memory
 from boxkeep_server.node.service import Service
-
 from tests.node_worlds import GIB, Host, Layer, adopted, until, wish
 
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from boxkeep_server.node.room import GIB, Memory, Pressure, largest, pressure, read_memory, reserve, slots
 from hypothesis import given
 from hypothesis import strategies as st
+
+from boxkeep_server.node.room import GIB, Memory, Pressure, largest, pressure, read_memory, reserve, slots
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from boxkeep_server.node import oci, seccomp
 from boxkeep_server.node.idmap import first_uid
 

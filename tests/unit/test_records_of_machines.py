@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from boxkeep_server.node.records import Machine, Records
 
 MACHINE = Machine(

@@ -74,12 +74,12 @@ def unshare(flag: int) -> None:
 
 
 def write(path: str) -> None:
-    with open(path, "r+b", buffering=0) as file:  # noqa: PTH123
+    with open(path, "r+b", buffering=0) as file:
         file.write(b"1")
 
 
 def read(path: str) -> None:
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+    with open(path, "rb", buffering=0) as file:
         file.read(1)
 
 

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from boxkeep_server.node import syscalls
 
+from boxkeep_server.node import syscalls
 from tests.system.body.rooms import Room
 
 

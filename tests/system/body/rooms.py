@@ -223,7 +223,7 @@ class Room:
 async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
     """Wait until `condition` holds."""
     async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110
+        while not await condition():
             await asyncio.sleep(0.02)
 
 

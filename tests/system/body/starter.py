@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import cast
 
 from boxkeep_server.model.node_api import Isolation
-
 from tests.system.body.rooms import Room
 
 

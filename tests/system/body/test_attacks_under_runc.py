@@ -4,7 +4,6 @@ import signal
 from pathlib import Path
 
 from boxkeep_server.node.idmap import RANGE, first_uid
-
 from tests.system.body.rooms import Room, ask, guest
 
 PYTHON = guest().argv[:-1]

@@ -2,8 +2,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from boxkeep_server.model.node_api import Isolation
 
+from boxkeep_server.model.node_api import Isolation
 from tests.system.body.rooms import ISOLATIONS, Room, ask, call
 
 both = pytest.mark.parametrize("isolation", ISOLATIONS)

@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Isolation
 from boxkeep_server.node.tails import TAIL_BYTES
-
 from tests.system.body.rooms import ISOLATIONS, Room, ask
 
 both = pytest.mark.parametrize("isolation", ISOLATIONS)

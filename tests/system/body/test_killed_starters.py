@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Isolation
-
 from tests.system.body.rooms import ISOLATIONS, Room, ask
 
 POINTS_MS = {"runc": (0, 3, 6, 9, 12, 16, 20, 30, 45, 60, 90), "runsc": (5, 40, 80, 120, 160, 200, 250, 300, 400)}

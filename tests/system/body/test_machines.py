@@ -4,10 +4,10 @@ import signal
 from dataclasses import replace
 
 import pytest
+
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Isolation
 from boxkeep_server.node.machines import Machines
-
 from tests.system.body.rooms import ISOLATIONS, Room, ask, call, eventually
 
 both = pytest.mark.parametrize("isolation", ISOLATIONS)
