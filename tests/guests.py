@@ -1,16 +1,20 @@
-"""Real guests for tests: the guest program on loopback as a plain program, and shorthand for calling it."""
+"""Real guests for tests: the guest program on loopback as a plain program, a way to call it, and fixtures."""
 
 import asyncio
 import json
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+import pytest_asyncio
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 
 GUEST = Path(__file__).parent.parent / "guest" / "boxkeep_guest"
@@ -41,7 +45,9 @@ class GuestProgram:
         """Start the program and wait until it listens."""
         file = self.directory / "boot.json"
         file.write_text(json.dumps(self.boot))
-        command = ["/usr/bin/python3", "-I", "-S", "-B", str(GUEST), str(file)]
+        # The account's own shell profile must not be what a sandbox's login shell reads.
+        apart = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /root && exec "$@"', "sh"]
+        command = [*apart, "/usr/bin/python3", "-I", "-S", "-B", str(GUEST), str(file)]
         with (self.directory / "stderr").open("ab") as stderr:
             self.process = subprocess.Popen(command, stderr=stderr)
         deadline = time.monotonic() + READY_SECONDS
@@ -161,3 +167,52 @@ def resident(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+@pytest.fixture(scope="module")
+def guest_program() -> Iterator[GuestProgram]:
+    """One guest for all tests of a module; its stderr must stay empty."""
+    directory = Path(tempfile.mkdtemp(prefix="boxkeep-guest-"))
+    directory.chmod(0o755)
+    program = GuestProgram(directory)
+    yield program
+    program.stop()
+    errors = program.errors()
+    shutil.rmtree(directory)
+    assert errors == "", errors
+
+
+@pytest.fixture
+def own_guest(tmp_path: Path) -> Iterator[Callable[..., GuestProgram]]:
+    """A function that starts a guest of the test's own, with fields of the boot file."""
+    made: list[GuestProgram] = []
+
+    def start(**boot: Any) -> GuestProgram:
+        directory = tmp_path / f"guest{len(made)}"
+        directory.mkdir()
+        made.append(GuestProgram(directory, **boot))
+        return made[-1]
+
+    yield start
+    for program in made:
+        program.stop()
+
+
+@pytest_asyncio.fixture
+async def pool() -> AsyncIterator[GuestPool]:
+    """A pool of the test's own."""
+    made = GuestPool()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def guest(guest_program: GuestProgram, pool: GuestPool) -> tuple[GuestPool, GuestAddress]:
+    """A pool and the address of the module's guest."""
+    return pool, guest_program.address
+
+
+@pytest.fixture
+def commands(guest_program: GuestProgram, pool: GuestPool) -> Commands:
+    """Commands in the module's guest."""
+    return Commands(pool, guest_program.address, str(guest_program.workspace))

@@ -1,11 +1,12 @@
 """The guest and the host side together: terminals and ports."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
-
-from boxkeep_server.guestwire import DATA, JSON, Duplex, GuestRefused
+from boxkeep_server.guestwire import DATA, JSON, Duplex, GuestPool, GuestRefused
 from boxkeep_server.guestwire.answers import process_of
+
 from tests.guests import Commands, GuestProgram, resident
 
 pytest_plugins = ["tests.guest_fixtures"]
@@ -156,3 +157,15 @@ async def test_a_port_where_nothing_listens_says_so(commands: Commands) -> None:
         async with commands.pool.duplex(commands.address, {"op": "port.dial", "port": 1}):
             pass
     assert refused.value.code == "not_running"
+
+
+async def test_where_the_kernel_is_silent_the_guest_announces_a_new_size(
+    own_guest: Callable[..., GuestProgram], pool: GuestPool
+) -> None:
+    program = own_guest(runtime="runsc", memoryLimitBytes=1 << 50)
+    commands = Commands(pool, program.address, str(program.workspace))
+    process = await terminal(commands, "trap 'echo winch' WINCH; echo ready; while :; do sleep 0.05; done")
+    async with pool.duplex(program.address, attach(process)) as duplex:
+        await until(duplex, b"ready")
+        await duplex.send_json({"resize": {"rows": 24, "cols": 80}})  # no change: no kernel sends a signal
+        await until(duplex, b"winch")
