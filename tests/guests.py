@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 
 GUEST = Path(__file__).parent.parent / "guest" / "boxkeep_guest"
@@ -46,7 +47,16 @@ class GuestProgram:
         file = self.directory / "boot.json"
         file.write_text(json.dumps(self.boot))
         # The account's own shell profile must not be what a sandbox's login shell reads.
-        apart = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /root && exec "$@"', "sh"]
+        apart = [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "slave",
+            "sh",
+            "-c",
+            'mount -t tmpfs none /root && exec "$@"',
+            "sh",
+        ]
         command = [*apart, "/usr/bin/python3", "-I", "-S", "-B", str(GUEST), str(file)]
         with (self.directory / "stderr").open("ab") as stderr:
             self.process = subprocess.Popen(command, stderr=stderr)

@@ -49,9 +49,7 @@ class Node:
     async def start(self) -> None:
         """Start the process and wait until it answers."""
         with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command(), env=_environment(), cwd=ROOT, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(self.command(), env=_environment(), cwd=ROOT, stdout=log, stderr=log)
         self.session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(self.socket)))
         async with asyncio.timeout(READY_S):
             while True:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import stat
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 _GUEST_TIMEOUT_S: Final = 20.0
 _GUEST_POLL_S: Final = 0.002
 _FREEZE_TIMEOUT_S: Final = 5.0
+_FREEZE_ATTEMPTS: Final = 50
 _LAST_WORDS_BYTES: Final = 2048
 
 
@@ -88,7 +90,7 @@ class Machines:
         try:
             await self._runtime(machine).checkpoint(machine.id, directory / "memory")
         finally:
-            processes.reap_orphans(self._parts.cgroups.parent)
+            processes.reap_orphans()
         await asyncio.to_thread(self._end_processes, machine.id)
         await asyncio.to_thread(self._parts.disks.keep, machine.id, directory, "disk")
         born = replace(machine, pid=None, started=None)
@@ -111,6 +113,7 @@ class Machines:
         self._records.remove(machine)
         if record is not None:
             self._parts.addresses.rest(record.index)
+        processes.reap_orphans()
         return tails
 
     def found(self) -> list[str]:
@@ -140,7 +143,7 @@ class Machines:
         """Wait until a machine's first process has ended, this process's child or not."""
         if machine.pid is not None and machine.started is not None and machine.boot_id == boot_id():
             await processes.ended(machine.pid, machine.started)
-        processes.reap_orphans(self._parts.cgroups.parent)
+        processes.reap_orphans()
 
     def usage(self, machine: str) -> Usage:
         """What a machine uses of memory and processor, and how often the kernel killed in it.
@@ -157,10 +160,13 @@ class Machines:
             TimeoutError: it does not stop within 5 s, and is let go on.
         """
         cgroups = self._parts.cgroups
-        cgroups.freeze(machine, True)
         try:
             async with asyncio.timeout(_FREEZE_TIMEOUT_S):
-                while not cgroups.frozen(machine):  # noqa: ASYNC110 - the kernel sends no event in v1
+                for attempt in itertools.count(1):
+                    # In v1 a process that is just being born can hold it up until it is asked again, or let go first.
+                    cgroups.freeze(machine, attempt % _FREEZE_ATTEMPTS != 0)
+                    if cgroups.frozen(machine):
+                        return
                     await asyncio.sleep(_GUEST_POLL_S)
         except TimeoutError:
             cgroups.freeze(machine, False)
@@ -284,12 +290,12 @@ class Machines:
         parts.cgroups.kill(machine)
         while at_work := processes.at_work_on(machine, binaries):
             _kill_all(at_work)
-            processes.reap_orphans(parts.cgroups.parent)
+            processes.reap_orphans()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the processes of machine {machine} do not go: {at_work}")
             time.sleep(_GUEST_POLL_S)
         parts.cgroups.remove(machine)
-        processes.reap_orphans(parts.cgroups.parent)
+        processes.reap_orphans()
 
     def _remove_matter(self, machine: str) -> dict[str, Tail]:
         tails = read_tails(self._parts.disks.path(machine) / "log")

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from boxkeep_server.node import syscalls
 from tests.system.body.rooms import Room
 
 
 @pytest.fixture(scope="package")
 def opened_room() -> Iterator[Room]:
-    syscalls.become_subreaper()
     with tempfile.TemporaryDirectory(prefix="boxkeep-room-", dir="/var/tmp") as directory:
         Path(directory).chmod(0o755)
         room = Room(Path(directory))

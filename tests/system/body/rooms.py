@@ -184,7 +184,7 @@ class Room:
         cgroups = (Path(found) for found, _, _ in os.walk("/sys/fs/cgroup") if f"boxkeep-{INSTANCE}/" in found)
         links = subprocess.run(["ip", "-o", "link"], check=True, capture_output=True, text=True).stdout
         loops = subprocess.run(["losetup", "-a"], check=True, capture_output=True, text=True).stdout
-        processes = subprocess.run(["ps", "-eo", "stat,args"], check=True, capture_output=True, text=True).stdout
+        processes = subprocess.run(["ps", "-eo", "args="], check=True, capture_output=True, text=True).stdout
         bodies = self.run / "machines"
         return {
             "mounts": {entry.target for entry in mounts() if entry.target.startswith(str(self.run))},
@@ -196,9 +196,7 @@ class Room:
             "records": {path.name for path in (self.lib / "machines").glob("*")},
             "runtimes": {str(path) for runtime in self.runtimes.values() for path in runtime.root.glob("*")},
             "loops": {line for line in loops.splitlines() if str(self.lib) in line},
-            "processes": {
-                line for line in processes.splitlines() if str(self.run) in line and not line.startswith("Z")
-            },
+            "processes": {line for line in processes.splitlines() if str(self.run) in line},
         }
 
     def close(self) -> None:

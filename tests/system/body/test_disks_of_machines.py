@@ -8,7 +8,7 @@ import pytest
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Isolation
 from boxkeep_server.node.tails import TAIL_BYTES
-from tests.system.body.rooms import ISOLATIONS, Room, ask
+from tests.system.body.rooms import ISOLATIONS, Room, ask, call, eventually
 
 both = pytest.mark.parametrize("isolation", ISOLATIONS)
 
@@ -83,6 +83,19 @@ async def test_what_unfinished_commands_wrote_last_is_told(room: Room, isolation
     assert tails[running].stdout.endswith(b"xxend\n")
     assert tails[running].stderr == b"oops\n"
     assert (tails[hostile].stdout, tails[hostile].stderr) == (b"", b"")
+
+
+@both
+async def test_what_a_command_writes_is_on_the_disk_before_its_file_is_closed(room: Room, isolation: Isolation) -> None:
+    machine = await room.machines.start(room.spec(isolation))
+    line = "exec > /.boxkeep/log/open; echo said; sleep 600"
+    await call(machine.address, "start", ["sh", "-c", line])
+    file = room.disks.path(machine.id) / "log" / "open"
+
+    async def said() -> bool:
+        return file.exists() and file.read_bytes() == b"said\n"
+
+    await eventually(said)
 
 
 async def test_the_pool_is_out_of_reach_of_other_accounts(room: Room) -> None:
