@@ -1,5 +1,6 @@
 """What the kernel still holds of an instance, seen from outside by its name and directories alone."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -34,6 +35,16 @@ def on_host(words: str) -> list[int]:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
+
+
+def machine_processes(instance: str) -> list[int]:
+    """The ids of the host's processes in the control groups of the instance's machines."""
+    found = set()
+    for group in _cgroups(instance):
+        for file in group.rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):
+                found.update(int(line) for line in file.read_text().split())
+    return sorted(found)
 
 
 def _carries(name: str, instance: str) -> bool:

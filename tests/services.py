@@ -175,6 +175,10 @@ class Service:
         self.clients.append(client)
         return client
 
+    def revoke(self, client: Api) -> None:
+        """Revoke a client's key by the command line."""
+        raise NotImplementedError
+
     def leaks(self) -> dict[str, list[str]]:
         """What `boxkeep doctor --leaks` counts, by kind; kinds without any are left out."""
         told = self.command("doctor", "--leaks", "--json", check=False)
@@ -242,14 +246,15 @@ def account() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def running_service() -> Iterator[Service]:
-    """A service that is up and, at the end, gone without a trace."""
+def running_service(settings: Mapping[str, str] | None = None) -> Iterator[Service]:
+    """A service that is up and, at the end, gone without a trace. `settings` are `BOXKEEP_…` variables."""
     instance = os.environ.get("TEST_INSTANCE", "accept")
     subnet = os.environ.get("TEST_SUBNET", "10.206.0.0/16")
     root = Path("/var/lib/boxkeep-test") / instance
     with only_one(instance), account() as name:
         _begin_afresh(root)
         service = Service(instance, subnet, root, readable_tree(name, root / "tree"), name)
+        service.settings.update(settings or {})
         try:
             prepare(service)
             service.start("node")
@@ -269,6 +274,16 @@ def _begin_afresh(root: Path) -> None:
         subprocess.run(["umount", "--recursive", "--lazy", str(root)], check=False, capture_output=True)
         shutil.rmtree(root)
     root.mkdir(parents=True)
+
+
+def base_tree() -> Path | None:
+    """Where the base image's tree lies, if it has been built."""
+    raise NotImplementedError
+
+
+def runsc_binary() -> str | None:
+    """The runsc that a node would use."""
+    raise NotImplementedError
 
 
 def prepare(service: Service) -> None:
