@@ -39,7 +39,7 @@ def on_host(words: str) -> list[int]:
 
 def machine_processes(instance: str) -> list[int]:
     """The ids of the host's processes in the control groups of the instance's machines."""
-    found = set()
+    found: set[int] = set()
     for group in _cgroups(instance):
         for file in group.rglob("cgroup.procs"):
             with contextlib.suppress(OSError):

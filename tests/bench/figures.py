@@ -22,7 +22,7 @@ REFILL_S = 1.5
 
 @dataclass
 class Bench:
-    """Measures one service; `rows` is what has been found so far. Without `service` what needs its machine is left out."""
+    """Measures one service; `rows` is what was found. Without `service` what needs its machine is left out."""
 
     api: Api
     service: Service | None

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ OVER_USR = 'mount -t overlay overlay -o "lowerdir=$0/usr:/usr" /usr && exec tini
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """What one peer took: a whole run of `true` in a new container, and `true` in a running one; or why it is absent."""
+    """What a peer took for `true` in a new container and in a running one, in ms; or why it is absent."""
 
     name: str
     run: tuple[float, ...] = ()
@@ -164,7 +164,7 @@ def _bundle(directory: Path, rootfs: Path, words: list[str]) -> Path:
 
 def measured_here(rootfs: Path, work: Path, runsc: str | None) -> list[Peer]:
     """Every peer, one after the other; one that is missing or fails says so."""
-    each = {
+    each: dict[str, Callable[[Path], Peer]] = {
         "docker (runc)": lambda place: docker(rootfs, place),
         "podman (runc)": lambda place: podman(rootfs, place),
         "plain runc": lambda place: plain("plain runc", ["runc"], rootfs, place),
