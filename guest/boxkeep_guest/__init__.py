@@ -1,1 +1,3 @@
-"""The supervisor inside every sandbox."""
+"""The supervisor inside every sandbox: processes, terminals, files and ports over the guest wire."""
+
+__version__ = "0.1.0"

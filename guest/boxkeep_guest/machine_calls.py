@@ -1,0 +1,100 @@
+"""Operations on the machine as a whole: ping, claim, gate, info, watch."""
+
+import os
+import socket
+import time
+
+from boxkeep_guest import __version__
+from boxkeep_guest.boot import Boot
+from boxkeep_guest.calls import Call, Op
+from boxkeep_guest.errors import Refused
+from boxkeep_guest.events import Events
+from boxkeep_guest.frames import JSON
+from boxkeep_guest.memory import Memory
+from boxkeep_guest.processes import Processes
+from boxkeep_guest.service import Gate, Identity
+
+HEARTBEAT_SECONDS = 10.0
+_HOSTNAME_MOST = 64
+
+
+class MachineCalls:
+    """The handlers."""
+
+    def __init__(
+        self, boot: Boot, identity: Identity, gate: Gate, *, processes: Processes, events: Events, memory: Memory
+    ) -> None:
+        self._boot = boot
+        self._identity = identity
+        self._gate = gate
+        self._processes = processes
+        self._events = events
+        self._memory = memory
+        self._started = time.monotonic()
+
+    def ops(self) -> dict[str, Op]:
+        """The operations by name."""
+        return {
+            "ping": Op(self._ping, held=False, counted=False),
+            "claim": Op(self._claim, held=False, counted=False),
+            "gate": Op(self._set_gate, held=False, counted=False),
+            "info": Op(self._info, held=False, counted=False),
+            "watch": Op(self._watch, counted=False),
+        }
+
+    @staticmethod
+    async def _ping(call: Call) -> None:
+        await call.answer(time=time.time_ns() // 1_000_000)
+
+    async def _claim(self, call: Call) -> None:
+        fields, identity = call.fields, self._identity
+        epoch = fields.integer("epoch", least=1)
+        secret = fields.hexadecimal("secret", 32)
+        hostname = fields.text("hostname")
+        env = fields.environment("env")
+        if (epoch, secret) != (identity.epoch, identity.secret) and epoch <= identity.epoch:
+            raise Refused("not_permitted", f"The machine is claimed for epoch {identity.epoch} already")
+        if not 0 < len(hostname.encode("utf-8", "surrogateescape")) <= _HOSTNAME_MOST:
+            raise Refused("bad_request", "hostname must have 1 to 64 bytes")
+        if os.getpid() == 1:
+            _name_machine(hostname)
+        self._processes.environment = env
+        identity.secret, identity.epoch = secret, epoch
+        await call.answer()
+
+    async def _set_gate(self, call: Call) -> None:
+        if call.fields.flag("closed"):
+            self._gate.close()
+        else:
+            self._gate.closed = False
+        await call.answer()
+
+    async def _info(self, call: Call) -> None:
+        disk = os.statvfs(self._boot.workspace if os.path.isdir(self._boot.workspace) else self._boot.log)  # noqa: PTH112
+        await call.answer(
+            version=__version__,
+            uptimeMs=int((time.monotonic() - self._started) * 1000),
+            memoryBytes=self._memory.used(),
+            memoryLimitBytes=self._memory.limit(),
+            diskFreeBytes=disk.f_bavail * disk.f_frsize,
+            **self._processes.summary(),
+        )
+
+    async def _watch(self, call: Call) -> None:
+        seq = call.fields.integer("after", 0)
+        await call.answer()
+        while True:
+            event = self._events.after(seq)
+            if event is not None:
+                seq = event[0]
+                await call.connection.send(JSON, event[1])
+            elif not await self._events.changed(HEARTBEAT_SECONDS):
+                await call.json({"heartbeat": True})
+
+
+def _name_machine(hostname: str) -> None:
+    """Give the machine its name; where that is not permitted from inside, the host has given it."""
+    try:
+        socket.sethostname(hostname)
+    except OSError:
+        return

@@ -1,0 +1,44 @@
+"""What a PID 1 and the parent of all orphans must do: outlive signals, reap, and keep its memory to itself."""
+
+import asyncio
+import os
+import resource
+import signal
+from collections.abc import Callable
+from typing import Any
+
+PR_SET_DUMPABLE = 4
+PR_SET_CHILD_SUBREAPER = 36
+_DEADLY = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGTERM", "SIGVTALRM", "SIGPROF", "SIGXCPU")
+
+
+def _prctl(option: int, value: int) -> bool:
+    import _ctypes  # noqa: PLC0415 - the bare module: importing all of ctypes costs start-up
+
+    own: Any = None  # the symbols of this program itself
+    address = _ctypes.dlsym(_ctypes.dlopen(own, 0), "prctl")
+    return int(_ctypes.call_function(address, (option, value, 0, 0, 0))) == 0
+
+
+def shield() -> None:
+    """Not dumpable, so that no process of the tenant reads our memory; orphans come to us; room for descriptors."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    _prctl(PR_SET_DUMPABLE, 0)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def attend_signals(reap: Callable[[], None], stop: Callable[[], None]) -> None:
+    """Reap when children end. As PID 1 no other signal means anything; as a plain program TERM and INT stop it.
+
+    Handlers rather than "ignore", because children would inherit the latter.
+    """
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGCHLD, reap)
+    alone = os.getpid() == 1
+    for name in _DEADLY if alone else ("SIGTERM", "SIGINT"):
+        loop.add_signal_handler(getattr(signal, name), _nothing if alone else stop)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,235 @@
+"""Puts the control plane together, runs it, and opens as much of it as the command line needs."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import uvicorn
+import uvloop
+
+from boxkeep_server.control.changes import Changes
+from boxkeep_server.control.command_rows import StoredCommands
+from boxkeep_server.control.commands import Commands
+from boxkeep_server.control.files import Files
+from boxkeep_server.control.happenings import Happenings
+from boxkeep_server.control.idempotency import Idempotency
+from boxkeep_server.control.keys import Keys
+from boxkeep_server.control.liveness import Liveness
+from boxkeep_server.control.processes import Processes
+from boxkeep_server.control.rates import Rates
+from boxkeep_server.control.reach import Reacher
+from boxkeep_server.control.reconcile import runner
+from boxkeep_server.control.reconcile.collect import Collect
+from boxkeep_server.control.reconcile.expire import Expire
+from boxkeep_server.control.reconcile.extend import Extend
+from boxkeep_server.control.reconcile.observe import Observe
+from boxkeep_server.control.reconcile.place import Place
+from boxkeep_server.control.reconcile.release import Release
+from boxkeep_server.control.reconcile.runner import Round
+from boxkeep_server.control.record import Recorder
+from boxkeep_server.control.sandboxes import Sandboxes
+from boxkeep_server.control.settle import Settler
+from boxkeep_server.control.steps import ANY, EXTEND, OBSERVE, PLACE, RELEASE, Steps
+from boxkeep_server.control.terminals import Terminals
+from boxkeep_server.control.visits import Visits
+from boxkeep_server.engine.interface import Engine, EngineError
+from boxkeep_server.engine.local import LocalEngine
+from boxkeep_server.guestwire import GuestPool
+from boxkeep_server.model.errors import Unavailable
+from boxkeep_server.model.ids import new_id
+from boxkeep_server.nodes.client import NodeClient
+from boxkeep_server.settings import Settings
+from boxkeep_server.store import organisations
+from boxkeep_server.store.database import Database
+from boxkeep_server.store.sealing import Seal, key_file
+from boxkeep_server.web.app import build
+from boxkeep_server.web.parts import Parts
+from boxkeep_server.web.tokens import Tokens
+
+HOUR_MS = 3_600_000
+WATCH_AGAIN_S = 1.0
+STOP_WITHIN_S = 5
+
+
+def now_ms() -> int:
+    """The wall clock, epoch ms."""
+    return time.time_ns() // 1_000_000
+
+
+def monotonic_ms() -> float:
+    """A clock that never goes back, ms."""
+    return time.monotonic() * 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """A composed control plane: the parts that the API answers with, and what has to run beside it."""
+
+    parts: Parts
+    sandboxes: Sandboxes
+    rounds: Sequence[Round]
+    changes: Changes
+    place: Place
+    release: Release
+    engine: Engine
+    recorder: Recorder
+    settler: Settler
+    liveness: Liveness
+
+    async def run(self) -> None:
+        """Bring about what is wanted, for ever."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(runner.run(self.rounds, self.changes))
+                tasks.create_task(self._watch())
+                for part in (self.recorder, self.settler, self.liveness):
+                    tasks.create_task(part.run())
+        finally:
+            await self.place.crowd.close()
+            await self.release.crowd.close()
+
+    async def _watch(self) -> None:
+        """Pass on what nodes hint at."""
+        while True:
+            async for hint in self.engine.watch():
+                if hint.sandbox is not None:
+                    self.changes.tell(OBSERVE)
+            await asyncio.sleep(WATCH_AGAIN_S)
+
+
+def control_over(settings: Settings, database: Database, engine: Engine, guests: GuestPool) -> Control:
+    """A control plane over a store and an engine."""
+    seal = Seal(key_file(settings.lib / "control" / "seal.key"))
+    changes = Changes()
+    steps = Steps(database, changes, now_ms)
+    observe = Observe(database, steps, engine)
+    sandboxes = Sandboxes(database, steps, changes, seal, lambda: _isolations(observe))
+    reacher = Reacher(sandboxes, engine, guests)
+    place = Place(
+        database,
+        steps,
+        engine,
+        reacher,
+        seal,
+        no_room_wait_ms=settings.control.no_room_wait_ms,
+        facts=lambda: observe.facts,
+    )
+    release = Release(database, steps, engine, reacher)
+    keeping = {
+        "ended_kept_ms": settings.control.ended_kept_days * 24 * HOUR_MS,
+        "answers_kept_ms": settings.control.idempotency_kept_hours * HOUR_MS,
+    }
+    rounds = (
+        Round("place", place.run_once, 0.5, (PLACE,)),
+        Round("release", release.run_once, 1.0, (RELEASE,)),
+        Round("expire", Expire(database, steps).run_once, 0.5),
+        Round("observe", observe.run_once, 2.0, (OBSERVE,)),
+        Round("extend", Extend(database, steps, engine).run_once, 2.0, (EXTEND,)),
+        Round("collect", Collect(database, steps, **keeping).run_once, 60.0),
+    )
+    rows = StoredCommands(database)
+    liveness = Liveness(sandboxes.states, partial(_any_change, changes))
+    visits = Visits(reacher, guests, liveness)
+    recorder = Recorder(rows.write)
+    settler = Settler(visits=visits, rows=rows, recorder=recorder, oom_kills=reacher.oom_kills, now_ms=now_ms)
+    parts = Parts(
+        keys=Keys(database, now_ms, monotonic_ms),
+        rates=Rates(time.monotonic, limited=settings.control.rate_limits),
+        idempotency=Idempotency(database, now_ms, settings.control.idempotency_kept_hours * HOUR_MS),
+        sandboxes=sandboxes,
+        events=Happenings(database, changes),
+        commands=Commands(visits=visits, recorder=recorder, settler=settler, new_id=new_id, now_ms=now_ms),
+        processes=Processes(visits=visits, rows=rows, settler=settler, now_ms=now_ms),
+        files=Files(visits),
+        terminals=Terminals(visits=visits, recorder=recorder, settler=settler, rows=rows, now_ms=now_ms),
+        tokens=Tokens(key_file(settings.lib / "control" / "tokens.key"), now_ms),
+        public_url=settings.public_url,
+        ready=partial(_ready, database, engine),
+    )
+    return Control(
+        parts=parts,
+        sandboxes=sandboxes,
+        rounds=rounds,
+        changes=changes,
+        place=place,
+        release=release,
+        engine=engine,
+        recorder=recorder,
+        settler=settler,
+        liveness=liveness,
+    )
+
+
+def _isolations(observe: Observe) -> set[str] | None:
+    return {name for node in observe.facts for name in node.isolations} or None
+
+
+async def _any_change(changes: Changes) -> None:
+    with changes.listen(ANY) as ear:
+        await ear.heard(1.0)
+
+
+async def _ready(database: Database, engine: Engine) -> None:
+    async with database.reading() as connection:
+        await organisations.all_plan_names(connection)
+    try:
+        nodes = await engine.nodes()
+    except EngineError as error:
+        raise Unavailable("The node is away") from error
+    if not any(node.images for node in nodes):
+        raise Unavailable("The node has no image yet")
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Control]:
+    """A control plane over the store and the node of an instance."""
+    database = await Database.open(settings.database_url)
+    guests = GuestPool()
+    try:
+        async with database.writing() as connection:
+            await organisations.seed_plans(connection)
+        async with NodeClient(settings.node_socket) as node:
+            yield control_over(settings, database, LocalEngine(node), guests)
+    finally:
+        await guests.close()
+        await database.close()
+
+
+@asynccontextmanager
+async def open_keys(settings: Settings) -> AsyncIterator[Keys]:
+    """The keys and organisations of an instance."""
+    database = await Database.open(settings.database_url)
+    try:
+        yield Keys(database, now_ms, monotonic_ms)
+    finally:
+        await database.close()
+
+
+def serve(settings: Settings) -> None:
+    """Run the control plane until it is told to stop."""
+    uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    async with opened(settings) as control:
+        config = uvicorn.Config(
+            build(control.parts),
+            host=settings.control.listen,
+            port=settings.control.port,
+            access_log=False,
+            server_header=False,
+            log_config=None,
+            timeout_graceful_shutdown=STOP_WITHIN_S,
+            ws="websockets-sansio",
+        )
+        server = uvicorn.Server(config)
+        work = asyncio.create_task(control.run())
+        work.add_done_callback(lambda _: setattr(server, "should_exit", True))
+        try:
+            await server.serve()
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)

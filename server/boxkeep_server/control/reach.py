@@ -1,0 +1,76 @@
+"""Where the guest of a ready sandbox is: from the claim that was given, or asked of its node again after a restart."""
+
+from boxkeep_server.control.sandboxes import Sandboxes
+from boxkeep_server.engine.interface import Engine, NodeAway
+from boxkeep_server.guestwire import GuestAddress, GuestPool
+from boxkeep_server.model.errors import NotReady, Unavailable
+from boxkeep_server.model.node_api import Claim
+from boxkeep_server.model.sandboxes import Sandbox
+
+
+def address_of(claim: Claim) -> GuestAddress:
+    """The way to the guest of a claimed machine."""
+    return GuestAddress(claim.address, claim.port, claim.machine, claim.epoch, bytes.fromhex(claim.secret))
+
+
+class Reacher:
+    """Finds guests. What it remembers of a machine is forgotten when that is released."""
+
+    def __init__(self, sandboxes: Sandboxes, engine: Engine, guests: GuestPool) -> None:
+        self._sandboxes = sandboxes
+        self._engine = engine
+        self._guests = guests
+        self._known: dict[tuple[str, int], GuestAddress] = {}
+
+    def remember(self, claim: Claim) -> None:
+        """Note where a machine is that was just claimed."""
+        self._known[claim.sandbox, claim.epoch] = address_of(claim)
+
+    def forget(self, sandbox_id: str, epoch: int) -> None:
+        """A machine is gone: close what is open to it."""
+        address = self._known.pop((sandbox_id, epoch), None)
+        if address is not None:
+            self._guests.forget(address.machine, address.epoch)
+
+    async def sandbox(self, organisation: str, sandbox_id: str) -> Sandbox:
+        """A sandbox of an organisation.
+
+        Raises:
+            SandboxNotFound: there is none, or it is another's.
+        """
+        return await self._sandboxes.of(organisation, sandbox_id)
+
+    async def state(self, sandbox_id: str) -> Sandbox | None:
+        """A sandbox, whoever it belongs to."""
+        return await self._sandboxes.state(sandbox_id)
+
+    async def address(self, sandbox: Sandbox) -> GuestAddress:
+        """Where the guest of a ready sandbox is.
+
+        Raises:
+            NotReady: it is not ready, or its machine is gone.
+            Unavailable: its node is away.
+        """
+        if not sandbox.running or sandbox.node is None:
+            raise NotReady
+        known = self._known.get((sandbox.id, sandbox.epoch))
+        if known is not None:
+            return known
+        try:
+            claim = await self._engine.claim(sandbox.node, sandbox.id, sandbox.epoch)
+        except NodeAway as error:
+            raise Unavailable("The sandbox's node is away") from error
+        if claim is None:
+            raise NotReady
+        self.remember(claim)
+        return address_of(claim)
+
+    async def oom_kills(self, sandbox: Sandbox) -> int:
+        """How many of a sandbox's processes the kernel has killed for want of memory; 0 where that cannot be known."""
+        if sandbox.node is None:
+            return 0
+        try:
+            claim = await self._engine.claim(sandbox.node, sandbox.id, sandbox.epoch)
+        except NodeAway:
+            return 0
+        return 0 if claim is None else claim.oom_kills

@@ -1,0 +1,36 @@
+"""Extend: nodes learn of end times that were changed."""
+
+from boxkeep_server.control.reconcile.crowd import LOG
+from boxkeep_server.control.reconcile.place import SLACK_MS
+from boxkeep_server.control.steps import Steps
+from boxkeep_server.engine.interface import Engine, NodeAway
+from boxkeep_server.store import sandboxes
+from boxkeep_server.store.database import Database
+
+
+class Extend:
+    """Tells nodes when to end machines by themselves, should the control plane be away by then."""
+
+    def __init__(self, database: Database, steps: Steps, engine: Engine) -> None:
+        self._database = database
+        self._steps = steps
+        self._engine = engine
+
+    async def run_once(self) -> int:
+        """Tell what nodes do not know; how many end times."""
+        async with self._database.reading() as connection:
+            stale = await sandboxes.with_stale_end(connection, SLACK_MS)
+        told = 0
+        for sandbox in stale:
+            if sandbox.node is None or sandbox.expires_at is None:
+                continue
+            not_after = sandbox.expires_at + SLACK_MS
+            try:
+                await self._engine.extend(sandbox.node, sandbox.id, sandbox.epoch, not_after)
+            except NodeAway as away:
+                LOG.warning("end time not told yet", sandbox=sandbox.id, error=str(away))
+                continue
+            async with self._database.writing() as connection:
+                await sandboxes.told_end(connection, sandbox.id, sandbox.epoch, not_after)
+            told += 1
+        return told

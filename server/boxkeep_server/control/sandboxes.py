@@ -1,0 +1,285 @@
+"""What users do with sandboxes: create, read, list, change, end, wait; within their plan."""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from boxkeep_server.control import cursors
+from boxkeep_server.control.changes import Changes
+from boxkeep_server.control.ports import Caller
+from boxkeep_server.control.steps import Steps
+from boxkeep_server.model import hours
+from boxkeep_server.model.errors import Conflict, Invalid, LimitReached, SandboxNotFound
+from boxkeep_server.model.events import EventType
+from boxkeep_server.model.ids import is_id, new_id
+from boxkeep_server.model.plans import DEFAULT_DURATION_MS, Plan
+from boxkeep_server.model.sandboxes import NewSandbox, Reason, Sandbox
+from boxkeep_server.model.statuses import OVER, Status
+from boxkeep_server.store import organisations, sandboxes
+from boxkeep_server.store.database import Database
+from boxkeep_server.store.sealing import Seal
+
+POLL_S: Final = 0.5
+_TRIES: Final = 50
+_SETTLED: Final = frozenset({Status.READY, Status.PAUSED, Status.ENDING, *OVER})
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some sandboxes, and where to go on."""
+
+    items: Sequence[Sandbox]
+    next_cursor: str | None
+
+
+class Sandboxes:
+    """The use cases. `allowed` gives the isolations that can be had now, None while that is not known."""
+
+    def __init__(
+        self,
+        database: Database,
+        steps: Steps,
+        changes: Changes,
+        seal: Seal,
+        allowed: Callable[[], Collection[str] | None] = lambda: None,
+    ) -> None:
+        self._database = database
+        self._steps = steps
+        self._changes = changes
+        self._seal = seal
+        self._allowed = allowed
+
+    async def create(self, caller: Caller, wish: NewSandbox, sandbox_id: str | None = None) -> Sandbox:
+        """Accept a sandbox; one that is there already under `sandbox_id` is given as it is.
+
+        Raises:
+            Invalid: the duration is over the plan's, or the isolation cannot be had.
+            LimitReached: the plan's concurrency or hours are used up.
+        """
+        self._check_isolation(wish.isolation)
+        new = self._new(caller, wish, sandbox_id or new_id())
+        sealed = self._seal.close(orjson.dumps(dict(wish.env)), new.id) if wish.env else None
+        async with self._database.writing() as connection:
+            plan = await organisations.lock_organisation(connection, caller.organisation)
+            if sandbox_id is not None:
+                made = await sandboxes.get(connection, sandbox_id)
+                if made is not None and made.organisation == caller.organisation:
+                    return made
+            await self._check_limits(connection, caller.organisation, plan)
+            await sandboxes.add(connection, new, sealed, caller.key_id)
+        self._steps.tell(new)
+        return new
+
+    def _check_isolation(self, wished: str | None) -> None:
+        allowed = self._allowed()
+        if wished is not None and allowed is not None and wished not in allowed:
+            raise Invalid(f"Invalid isolation: '{wished}' is not available here. Available: {', '.join(allowed)}")
+
+    def _new(self, caller: Caller, wish: NewSandbox, sandbox_id: str) -> Sandbox:
+        now = self._steps.now_ms()
+        return Sandbox(
+            id=sandbox_id,
+            organisation=caller.organisation,
+            status=Status.QUEUED,
+            revision=1,
+            epoch=0,
+            runtime=wish.runtime,
+            ephemeral=wish.ephemeral,
+            max_duration_ms=checked_duration(wish.max_duration_ms, caller.plan),
+            region=None,
+            wished_region=wish.region,
+            wished_isolation=wish.isolation,
+            isolation=None,
+            pause_keeps=None,
+            capabilities=wish.capabilities,
+            network=wish.network,
+            name=wish.name,
+            metadata=wish.metadata,
+            env_names=tuple(sorted(wish.env)),
+            node=None,
+            created_at=now,
+            queued_at=now,
+            started_at=None,
+            ready_at=None,
+            expires_at=None,
+            ended_at=None,
+            billed_ms=0,
+            reason=None,
+            created_by=caller.key_id,
+        )
+
+    async def _check_limits(self, connection: Any, organisation: str, plan: Plan) -> None:
+        if plan.concurrent is not None and await sandboxes.counted(connection, organisation) >= plan.concurrent:
+            raise LimitReached("Concurrent sandbox limit reached")
+        if plan.month_ms is not None:
+            now = self._steps.now_ms()
+            spans = await sandboxes.spans_since(connection, organisation, hours.month_start(now))
+            if hours.used(spans, hours.month_of(now), now) >= plan.month_ms:
+                raise LimitReached("Monthly sandbox hours limit reached")
+
+    async def get(self, caller: Caller, sandbox_id: str) -> Sandbox:
+        """A sandbox of the caller's organisation.
+
+        Raises:
+            SandboxNotFound: there is none, or it is another's.
+        """
+        return await self.of(caller.organisation, sandbox_id)
+
+    async def of(self, organisation: str, sandbox_id: str) -> Sandbox:
+        """A sandbox of an organisation.
+
+        Raises:
+            SandboxNotFound: there is none, or it is another's.
+        """
+        found = await self.state(sandbox_id)
+        if found is None or found.organisation != organisation:
+            raise SandboxNotFound
+        return found
+
+    async def state(self, sandbox_id: str) -> Sandbox | None:
+        """A sandbox, whoever it belongs to."""
+        if not is_id(sandbox_id):
+            return None
+        async with self._database.reading() as connection:
+            return await sandboxes.get(connection, sandbox_id)
+
+    async def states(self, ids: Collection[str]) -> Mapping[str, tuple[Status, int]]:
+        """Status and epoch of those of `ids` that are there."""
+        async with self._database.reading() as connection:
+            return await sandboxes.states(connection, ids)
+
+    async def list(
+        self,
+        caller: Caller,
+        *,
+        limit: int,
+        cursor: str | None,
+        status: str | None,
+        metadata: Mapping[str, str],
+    ) -> Page:
+        """Sandboxes of the caller's organisation, newest first.
+
+        Raises:
+            Invalid: the cursor is none of ours.
+        """
+        before = None if cursor is None else cursors.read(cursor)
+        async with self._database.reading() as connection:
+            found = await sandboxes.page(
+                connection,
+                caller.organisation,
+                limit=limit + 1,
+                before=before,
+                status=status,
+                metadata=metadata,
+            )
+        items = found[:limit]
+        return Page(items, cursors.write(items[-1].created_at, items[-1].id) if len(found) > limit else None)
+
+    async def patch(self, caller: Caller, sandbox_id: str, changes: Mapping[str, Any]) -> Sandbox:
+        """Change `max_duration_ms` (from now, within the plan), `name` or `metadata`.
+
+        Raises:
+            Invalid: the duration is over the plan's.
+            Conflict: it is over, or changes too often just now.
+        """
+        for _ in range(_TRIES):
+            before = await self.get(caller, sandbox_id)
+            changed = await self._patched(caller, before, changes)
+            if changed is not None:
+                self._steps.tell(changed)
+                return changed
+        raise Conflict("Sandbox is being changed by others")
+
+    async def _patched(self, caller: Caller, before: Sandbox, given: Mapping[str, Any]) -> Sandbox | None:
+        changes: dict[str, Any] = {name: given[name] for name in ("name",) if name in given}
+        if "metadata" in given:
+            changes["metadata"] = given["metadata"] or {}
+        if given.get("max_duration_ms") is not None:
+            if before.status is Status.ENDING or before.status in OVER:
+                raise Conflict("Sandbox has ended")
+            changes["max_duration_ms"] = checked_duration(given["max_duration_ms"], caller.plan)
+            if before.status is Status.READY:
+                changes["expires_at"] = self._steps.now_ms() + changes["max_duration_ms"]
+        if not changes:
+            return before
+        async with self._database.writing() as connection:
+            return await sandboxes.change(
+                connection,
+                before,
+                event=EventType.CHANGED,
+                at=self._steps.now_ms(),
+                actor=caller.key_id,
+                **changes,
+            )
+
+    async def end(self, caller: Caller, sandbox_id: str) -> Sandbox:
+        """End a sandbox; legal in every state, and again.
+
+        Raises:
+            SandboxNotFound: there is none, or it is another's.
+        """
+        await self.get(caller, sandbox_id)
+        return await self.end_for(sandbox_id, Reason.USER_REQUEST, caller.key_id)
+
+    async def end_for(self, sandbox_id: str, reason: Reason, actor: str) -> Sandbox:
+        """End a sandbox for a reason that is written, unless it ends already."""
+        for _ in range(_TRIES):
+            before = await self.state(sandbox_id)
+            if before is None:
+                raise SandboxNotFound
+            if before.status is Status.ENDING or before.status in OVER:
+                return before
+            ended = await self._steps.step(before, Status.ENDING, actor=actor, reason=reason, expires_at=None)
+            if ended is not None:
+                return ended
+        raise Conflict("Sandbox is being changed by others")
+
+    async def end_all(self, reason: Reason) -> Sequence[str]:
+        """End every sandbox that lives, and return when all are gone; their ids."""
+        alive = (Status.QUEUED, Status.ASSIGNING, Status.READY, Status.PAUSING)
+        ids: list[str] = []
+        while True:
+            async with self._database.reading() as connection:
+                found = await sandboxes.in_status(connection, *alive)
+                waiting = await sandboxes.unreleased(connection)
+            if not found and not waiting:
+                return ids
+            for sandbox in found:
+                await self.end_for(sandbox.id, reason, "operator")
+                ids.append(sandbox.id)
+            await asyncio.sleep(0.05)
+
+    async def wait(self, caller: Caller, sandbox_id: str, timeout_ms: int) -> Sandbox:
+        """A sandbox once it is ready, paused or over, or as it is when the time is up."""
+        until = asyncio.get_running_loop().time() + timeout_ms / 1000
+        with self._changes.listen(sandbox_id) as ear:
+            while True:
+                sandbox = await self.get(caller, sandbox_id)
+                left_s = until - asyncio.get_running_loop().time()
+                if sandbox.status in _SETTLED or left_s <= 0:
+                    return sandbox
+                await ear.heard(min(left_s, POLL_S))
+
+
+def checked_duration(wished_ms: int | None, plan: Plan) -> int:
+    """How long a sandbox may run: as wished, by default the plan's maximum.
+
+    Raises:
+        Invalid: not positive, or over the plan's.
+    """
+    if wished_ms is None:
+        return plan.max_duration_ms or DEFAULT_DURATION_MS
+    if wished_ms <= 0:
+        raise Invalid("Invalid maxDurationMs")
+    if plan.max_duration_ms is not None and wished_ms > plan.max_duration_ms:
+        raise Invalid(
+            "Invalid maxDurationMs",
+            code="PLAN_LIMIT_EXCEEDED",
+            limitMs=plan.max_duration_ms,
+            currentPlan=plan.name,
+            detail=f"The {plan.name} plan allows at most {plan.max_duration_ms} ms",
+        )
+    return wished_ms

@@ -1,0 +1,58 @@
+"""Takes steps of sandboxes in transactions of their own, and tells of them once they are written."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from boxkeep_server.control.changes import Changes
+from boxkeep_server.model.events import EventType
+from boxkeep_server.model.sandboxes import Sandbox
+from boxkeep_server.model.statuses import Status
+from boxkeep_server.store import sandboxes
+from boxkeep_server.store.database import Database
+
+PLACE: Final = "reconcile:place"
+RELEASE: Final = "reconcile:release"
+OBSERVE: Final = "reconcile:observe"
+EXTEND: Final = "reconcile:extend"
+ANY: Final = "any"
+SYSTEM: Final = "system"
+
+_WAKES: Final = {
+    Status.QUEUED: (PLACE,),
+    Status.ENDING: (RELEASE,),
+    Status.ENDED: (PLACE,),
+    Status.FAILED: (RELEASE, PLACE),
+}
+_EVENTS: Final = {
+    Status.QUEUED: EventType.REQUEUED,
+    Status.ASSIGNING: EventType.ASSIGNED,
+    Status.READY: EventType.READY,
+    Status.PAUSING: EventType.PAUSING,
+    Status.PAUSED: EventType.PAUSED,
+    Status.ENDING: EventType.ENDING,
+    Status.ENDED: EventType.ENDED,
+    Status.FAILED: EventType.FAILED,
+}
+
+
+class Steps:
+    """The way in which control moves sandboxes."""
+
+    def __init__(self, database: Database, changes: Changes, now_ms: Callable[[], int]) -> None:
+        self._database = database
+        self._changes = changes
+        self.now_ms = now_ms
+
+    async def step(self, before: Sandbox, after: Status, *, actor: str = SYSTEM, **changes: Any) -> Sandbox | None:
+        """Move a sandbox that still is as `before`; the new record, None if something else moved it first."""
+        async with self._database.writing() as connection:
+            moved = await sandboxes.step(
+                connection, before, after, event=_EVENTS[after], at=self.now_ms(), actor=actor, **changes
+            )
+        if moved is not None:
+            self.tell(moved)
+        return moved
+
+    def tell(self, sandbox: Sandbox) -> None:
+        """Wake whoever waits for this sandbox or for such a step."""
+        self._changes.tell(sandbox.id, ANY, *_WAKES.get(sandbox.status, ()))

@@ -1,0 +1,86 @@
+"""What control asks of the nodes, whether there is one or a fleet."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from boxkeep_server.model.node_api import Claim, ClaimHint, ClaimWish, Leaks, NodeFacts, Release
+
+
+class EngineError(Exception):
+    """A node did not do what it was asked."""
+
+
+class NodeAway(EngineError):
+    """No node answered; nothing is known of what was asked. May be repeated."""
+
+
+class NoRoom(EngineError):
+    """No node has a free slot now."""
+
+
+class Unsupported(EngineError):
+    """No node can do what is asked; the sentence says what."""
+
+
+class AlreadyReleased(EngineError):
+    """This epoch was released before; it can have no machine any more."""
+
+
+class PlacementFailed(EngineError):
+    """A machine could not be made."""
+
+
+class Engine(Protocol):
+    """Places sandboxes on nodes. Every call may be repeated with the same effect."""
+
+    async def place(self, wish: ClaimWish) -> tuple[str, Claim]:
+        """The node and the machine bound to this sandbox, epoch and role; the same one when asked again.
+
+        Raises:
+            NodeAway, NoRoom, Unsupported, AlreadyReleased, PlacementFailed
+        """
+
+    async def release(self, node: str | None, sandbox: str, epoch: int) -> Release:
+        """Have everything of a sandbox's epoch gone. What was never there is gone already.
+
+        Raises:
+            NodeAway
+        """
+
+    async def claim(self, node: str, sandbox: str, epoch: int) -> Claim | None:
+        """What the node knows of a sandbox's machine now.
+
+        Raises:
+            NodeAway
+        """
+
+    async def extend(self, node: str, sandbox: str, epoch: int, not_after: int) -> None:
+        """Tell the node a new end time (epoch ms); without effect where there is no such machine.
+
+        Raises:
+            NodeAway
+        """
+
+    async def claims(self) -> dict[str, Sequence[Claim]]:
+        """Every claim of every node, by node.
+
+        Raises:
+            NodeAway: not all answered; an incomplete list would look like deaths.
+        """
+
+    async def nodes(self) -> Sequence[NodeFacts]:
+        """What the nodes are and how full they are.
+
+        Raises:
+            NodeAway
+        """
+
+    def watch(self) -> AsyncIterator[ClaimHint]:
+        """Hints that claims have changed; ends when the node goes away."""
+
+    async def leaks(self) -> Leaks:
+        """What belongs to nobody on any node.
+
+        Raises:
+            NodeAway
+        """

@@ -1,0 +1,94 @@
+"""The engine of one machine: a single node behind a Unix socket."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+
+from boxkeep_server.engine.interface import (
+    AlreadyReleased,
+    NodeAway,
+    NoRoom,
+    PlacementFailed,
+    Unsupported,
+)
+from boxkeep_server.model.node_api import Claim, ClaimHint, ClaimWish, Leaks, NodeFacts, Release
+from boxkeep_server.nodes.client import NodeClient, NodeRefused, NodeUnreachable
+
+_REFUSALS = {
+    "no_room": NoRoom,
+    "unsupported": Unsupported,
+    "bad_request": Unsupported,
+    "released": AlreadyReleased,
+    "conflict": AlreadyReleased,
+    "not_ready": NodeAway,
+}
+
+
+class LocalEngine:
+    """Places everything on the one node."""
+
+    def __init__(self, node: NodeClient) -> None:
+        self._node = node
+        self._id: str | None = None
+
+    async def place(self, wish: ClaimWish) -> tuple[str, Claim]:
+        """See `Engine.place`."""
+        node = self._id or (await self.nodes())[0].node_id
+        with _translated():
+            return node, await self._node.place(wish)
+
+    async def release(self, node: str | None, sandbox: str, epoch: int) -> Release:
+        """See `Engine.release`."""
+        with _translated():
+            return await self._node.release(sandbox, epoch)
+
+    async def claim(self, node: str, sandbox: str, epoch: int) -> Claim | None:
+        """See `Engine.claim`."""
+        try:
+            with _translated():
+                return await self._node.claim(sandbox, epoch)
+        except (PlacementFailed, AlreadyReleased):
+            return None
+
+    async def extend(self, node: str, sandbox: str, epoch: int, not_after: int) -> None:
+        """See `Engine.extend`."""
+        try:
+            with _translated():
+                await self._node.extend(sandbox, epoch, not_after)
+        except (PlacementFailed, AlreadyReleased):
+            return  # it is gone, and `observe` will see that
+
+    async def claims(self) -> dict[str, Sequence[Claim]]:
+        """See `Engine.claims`."""
+        node = self._id or (await self.nodes())[0].node_id
+        with _translated():
+            return {node: await self._node.claims()}
+
+    async def nodes(self) -> Sequence[NodeFacts]:
+        """See `Engine.nodes`."""
+        with _translated():
+            facts = await self._node.facts()
+        self._id = facts.node_id
+        return [facts]
+
+    async def watch(self) -> AsyncIterator[ClaimHint]:
+        """See `Engine.watch`."""
+        try:
+            async for hint in self._node.watch():
+                yield hint
+        except NodeUnreachable:
+            return
+
+    async def leaks(self) -> Leaks:
+        """See `Engine.leaks`."""
+        with _translated():
+            return await self._node.leaks()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except NodeUnreachable as error:
+        raise NodeAway(str(error)) from error
+    except NodeRefused as error:
+        raise _REFUSALS.get(error.code, PlacementFailed)(str(error)) from error

@@ -1,0 +1,135 @@
+"""The client of one node's API over its Unix socket, with the node's errors in the engine's words."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import aiohttp
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from boxkeep_server.model.node_api import (
+    Claim,
+    ClaimChange,
+    ClaimHint,
+    Claims,
+    ClaimWish,
+    Leaks,
+    NodeFacts,
+    Refusal,
+    Release,
+)
+
+CALL_S = 10.0
+CLAIM_S = 60.0
+RELEASE_S = 30.0
+WATCH_IDLE_S = 20.0
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class NodeUnreachable(Exception):
+    """The node did not answer, or not in the words of its API."""
+
+
+class NodeRefused(Exception):
+    """The node answered with an error; `code` is one of those of the API."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+class NodeClient:
+    """Calls to one node. To be closed."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def facts(self) -> NodeFacts:
+        """What the node is."""
+        return await self._call("GET", "/v1/node", NodeFacts)
+
+    async def place(self, wish: ClaimWish) -> Claim:
+        """Bind a machine."""
+        return await self._call("POST", "/v1/claims", Claim, wish, CLAIM_S)
+
+    async def claims(self) -> tuple[Claim, ...]:
+        """Every claim."""
+        return (await self._call("GET", "/v1/claims", Claims)).claims
+
+    async def claim(self, sandbox: str, epoch: int) -> Claim:
+        """One claim."""
+        return await self._call("GET", _path(sandbox, epoch), Claim)
+
+    async def extend(self, sandbox: str, epoch: int, not_after: int) -> Claim:
+        """Set when the node ends a machine."""
+        return await self._call("PATCH", _path(sandbox, epoch), Claim, ClaimChange(not_after=not_after))
+
+    async def release(self, sandbox: str, epoch: int) -> Release:
+        """Have everything of a claim gone."""
+        return await self._call("DELETE", _path(sandbox, epoch), Release, None, RELEASE_S)
+
+    async def leaks(self) -> Leaks:
+        """What belongs to nobody."""
+        return await self._call("GET", "/v1/leaks", Leaks, None, RELEASE_S)
+
+    async def watch(self) -> AsyncIterator[ClaimHint]:
+        """Hints, until the node goes away or falls silent.
+
+        Raises:
+            NodeUnreachable
+        """
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=WATCH_IDLE_S)
+        try:
+            async with self._open().get("http://node/v1/watch", timeout=timeout) as response:
+                async for line in response.content:
+                    yield ClaimHint.model_validate_json(line)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValidationError) as error:
+            raise NodeUnreachable(str(error)) from error
+
+    async def _call(
+        self, method: str, path: str, answer: type[M], message: BaseModel | None = None, timeout_s: float = CALL_S
+    ) -> M:
+        body = None if message is None else message.model_dump_json(by_alias=True)
+        try:
+            async with self._open().request(
+                method,
+                f"http://node{path}",
+                data=body,
+                headers={"Content-Type": "application/json"} if body else None,
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
+            ) as response:
+                raw = await response.read()
+            if response.status != 200:
+                refusal = Refusal.model_validate_json(raw)
+                raise NodeRefused(refusal.code, refusal.error)
+            return answer.model_validate_json(raw)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValidationError, orjson.JSONDecodeError) as error:
+            raise NodeUnreachable(f"{method} {path}: {error or type(error).__name__}") from error
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector: Any = aiohttp.UnixConnector(path=str(self._socket), limit=64)
+            self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
+        return self._session
+
+
+def _path(sandbox: str, epoch: int) -> str:
+    return f"/v1/claims/{sandbox}/{epoch}/main"

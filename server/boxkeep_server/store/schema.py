@@ -1,0 +1,222 @@
+"""The tables. Constraints repeat what the code promises, so that a bug of ours is refused and not stored."""
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from boxkeep_server.model.commands import Outcome
+from boxkeep_server.model.statuses import STEPS, Status
+
+_NAMES: Final = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+metadata: Final = sa.MetaData(naming_convention=_NAMES)
+
+
+def _id(name: str = "id", **options: object) -> "sa.Column[str]":
+    return sa.Column(name, sa.String(32), **options)  # type: ignore[arg-type]
+
+
+def _ms(name: str, **options: object) -> "sa.Column[int]":
+    return sa.Column(name, sa.BigInteger, **options)  # type: ignore[arg-type]
+
+
+def _among(column: str, values: type[Status] | type[Outcome]) -> str:
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+def steps_as_sql() -> str:
+    """The lifecycle table as a condition on `previous` and `status`."""
+    legal = [f"(previous = '{before}' AND status = '{after}')" for before in STEPS for after in sorted(STEPS[before])]
+    return " OR ".join(["(previous IS NULL AND status = 'queued')", *legal])
+
+
+plans = sa.Table(
+    "plans",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    _ms("max_duration_ms"),
+    sa.Column("concurrent", sa.Integer),
+    _ms("month_ms"),
+    _ms("stored_bytes"),
+    sa.Column("paused", sa.Integer),
+    sa.Column("features", sa.Text, nullable=False),
+)
+
+organisations = sa.Table(
+    "organisations",
+    metadata,
+    _id(primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False, unique=True),
+    sa.Column("plan", sa.String(64), sa.ForeignKey("plans.name"), nullable=False),
+    _ms("created_at", nullable=False),
+)
+
+keys = sa.Table(
+    "keys",
+    metadata,
+    _id(primary_key=True),
+    _id("organisation", nullable=False, index=True),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+    sa.Column("hint", sa.String(8), nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    _ms("created_at", nullable=False),
+    _ms("expires_at"),
+    _ms("revoked_at"),
+    sa.ForeignKeyConstraint(["organisation"], ["organisations.id"]),
+)
+
+sandboxes = sa.Table(
+    "sandboxes",
+    metadata,
+    _id(primary_key=True),
+    _id("organisation", nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("previous", sa.String(16)),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("released", sa.Boolean, nullable=False),
+    sa.Column("runtime", sa.String(16), nullable=False),
+    sa.Column("ephemeral", sa.Boolean, nullable=False),
+    _ms("max_duration_ms", nullable=False),
+    sa.Column("region", sa.String(3)),
+    sa.Column("wished_region", sa.String(3)),
+    sa.Column("wished_isolation", sa.String(8)),
+    sa.Column("isolation", sa.String(8)),
+    sa.Column("pause_keeps", sa.String(8)),
+    sa.Column("capabilities", sa.Text),
+    sa.Column("network", sa.Text, nullable=False),
+    sa.Column("name", sa.String(200)),
+    sa.Column("metadata", sa.Text, nullable=False),
+    sa.Column("env_names", sa.Text, nullable=False),
+    _id("node"),
+    _ms("created_at", nullable=False),
+    _ms("queued_at", nullable=False),
+    _ms("started_at"),
+    _ms("ready_at"),
+    _ms("expires_at"),
+    _ms("node_not_after"),
+    _ms("ended_at"),
+    _ms("billed_ms", nullable=False),
+    sa.Column("reason", sa.String(64)),
+    _id("created_by", nullable=False),
+    sa.ForeignKeyConstraint(["organisation"], ["organisations.id"]),
+    sa.CheckConstraint(_among("status", Status), name="status"),
+    sa.CheckConstraint(steps_as_sql(), name="step"),
+    sa.CheckConstraint("(status IN ('ended', 'failed')) = (ended_at IS NOT NULL)", name="ended_at_when_over"),
+    sa.CheckConstraint(
+        "status <> 'ready' OR (node IS NOT NULL AND expires_at IS NOT NULL AND ready_at IS NOT NULL)",
+        name="ready_has_a_body",
+    ),
+    sa.CheckConstraint("status NOT IN ('ended', 'failed') OR reason IS NOT NULL", name="over_has_a_reason"),
+    sa.CheckConstraint("billed_ms >= 0 AND epoch >= 0 AND revision >= 1", name="counts"),
+    sa.Index("ix_sandboxes_listed", "organisation", "created_at", "id"),
+    sa.Index("ix_sandboxes_status", "status", "queued_at"),
+    sa.Index(
+        "ix_sandboxes_unreleased",
+        "released",
+        sqlite_where=sa.text("released = 0"),
+        postgresql_where=sa.text("NOT released"),
+    ),
+)
+
+secrets = sa.Table(
+    "sandbox_secrets",
+    metadata,
+    _id("sandbox", primary_key=True),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.ForeignKeyConstraint(["sandbox"], ["sandboxes.id"], ondelete="CASCADE"),
+)
+
+spans = sa.Table(
+    "spans",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    _id("sandbox", nullable=False),
+    _id("organisation", nullable=False),
+    _ms("start", nullable=False),
+    _ms("end"),
+    sa.CheckConstraint('"end" IS NULL OR "end" >= start', name="forward"),
+    sa.Index("ix_spans_used", "organisation", "end"),
+    sa.Index(
+        "uq_spans_open",
+        "sandbox",
+        unique=True,
+        sqlite_where=sa.text('"end" IS NULL'),
+        postgresql_where=sa.text('"end" IS NULL'),
+    ),
+)
+"""When sandboxes ran: written with the events that begin and end a run, never beside them."""
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    _id("sandbox", nullable=False),
+    _id("organisation", nullable=False),
+    sa.Column("sequence", sa.Integer, nullable=False),
+    sa.Column("type", sa.String(64), nullable=False),
+    _ms("at", nullable=False),
+    sa.Column("actor", sa.String(64), nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    sa.UniqueConstraint("sandbox", "sequence"),
+)
+
+commands = sa.Table(
+    "commands",
+    metadata,
+    _id(primary_key=True),
+    _id("sandbox", nullable=False),
+    _id("organisation", nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("line", sa.Text, nullable=False),
+    sa.Column("cwd", sa.Text, nullable=False),
+    sa.Column("user", sa.Text, nullable=False),
+    sa.Column("background", sa.Boolean, nullable=False),
+    sa.Column("pty", sa.Boolean, nullable=False),
+    _ms("timeout_ms"),
+    _ms("started_at", nullable=False),
+    _id("started_by", nullable=False),
+    _ms("ended_at"),
+    sa.Column("outcome", sa.String(32)),
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("signal", sa.Integer),
+    sa.Column("reason", sa.Text),
+    _ms("stdout_bytes"),
+    _ms("stderr_bytes"),
+    sa.Column("stdout_tail", sa.LargeBinary),
+    sa.Column("stderr_tail", sa.LargeBinary),
+    sa.CheckConstraint("(outcome IS NULL) = (ended_at IS NULL)", name="one_outcome"),
+    sa.CheckConstraint(f"outcome IS NULL OR {_among('outcome', Outcome)}", name="outcome"),
+    sa.Index("ix_commands_of", "sandbox", "started_at", "id"),
+    sa.Index(
+        "ix_commands_open",
+        "sandbox",
+        sqlite_where=sa.text("outcome IS NULL"),
+        postgresql_where=sa.text("outcome IS NULL"),
+    ),
+)
+
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    _id("organisation", primary_key=True),
+    sa.Column("route", sa.String(64), primary_key=True),
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    _id("effect", nullable=False),
+    _id("owner", nullable=False),
+    _ms("created_at", nullable=False),
+    sa.Column("status", sa.Integer),
+    sa.Column("body", sa.LargeBinary),
+    sa.Index("ix_idempotency_age", "created_at"),
+)
+"""An answer kept under its key. `effect` is the id that what is made gets, drawn before it is made: a repetition
+after a crash makes the same thing. `owner` is the process that is at it."""

@@ -1,0 +1,65 @@
+"""Puts the API together: edge, dispatch, terminals, lifespan."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import Receive, Scope, Send
+
+from boxkeep_server.web.dispatch import Dispatch
+from boxkeep_server.web.edge import Edge
+from boxkeep_server.web.openapi import document
+from boxkeep_server.web.parts import Parts
+from boxkeep_server.web.routes import (
+    commands,
+    events,
+    files,
+    later,
+    processes,
+    sandboxes,
+    service,
+    terminals,
+    transfers,
+)
+from boxkeep_server.web.terminal_urls import SOCKET_PATH
+
+OPERATIONS = (
+    *sandboxes.OPERATIONS,
+    *events.OPERATIONS,
+    *commands.OPERATIONS,
+    *processes.OPERATIONS,
+    *terminals.OPERATIONS,
+    *files.OPERATIONS,
+    *transfers.OPERATIONS,
+    *later.OPERATIONS,
+)
+
+Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
+
+
+class Api:
+    """HTTP to the dispatch, WebSockets to the terminals, everything else refused."""
+
+    def __init__(self, parts: Parts) -> None:
+        shown = service.described(document(OPERATIONS, service.OPERATIONS))
+        self._dispatch = Dispatch(OPERATIONS, (*service.OPERATIONS, shown), parts)
+        self._terminals = terminals.TerminalSocket(parts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or connection."""
+        if scope["type"] == "http":
+            await self._dispatch(scope, receive, send)
+        elif scope["path"] == SOCKET_PATH:
+            await self._terminals(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+
+def build(parts: Parts, lifespan: Lifespan | None = None) -> Starlette:
+    """The ASGI application. `lifespan` is entered before the first request and left after the last.
+
+    Serve it with uvicorn's access log off (its lines hold query strings, and those hold tokens) and without a
+    `Server` or `Date` promise of ours; the application logs accesses itself, without queries.
+    """
+    return Starlette(routes=[Mount("/", app=Edge(Api(parts), parts.metrics))], lifespan=lifespan)

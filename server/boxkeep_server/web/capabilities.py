@@ -1,0 +1,111 @@
+"""Capabilities of a sandbox: their form, the plan that each asks for, and what is not built yet."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from boxkeep_server.model.errors import NotBuilt, PlanForbids
+from boxkeep_server.model.plans import LOWEST_WITH, PAIRED_BROWSER, RECORDING, Plan
+from boxkeep_server.web.fields import Fields, Text
+
+PAIRED = "paired-banata-browser"
+Short = Annotated[Text, Field(max_length=200)]
+
+
+class Agent(Fields):
+    """An AI agent in the sandbox."""
+
+    enabled: bool | None = None
+    default_agent: Short | None = None
+    allow_prompt_api: bool | None = None
+
+
+class Viewport(Fields):
+    """The size of a browser's page in pixels."""
+
+    width: Annotated[int, Field(ge=100, le=7680)]
+    height: Annotated[int, Field(ge=100, le=4320)]
+
+
+class Browser(Fields):
+    """A browser beside the sandbox."""
+
+    mode: Literal["none", "local-chromium", "paired-banata-browser"] | None = None
+    recording: bool | None = None
+    persistent_profile: bool | None = None
+    stream_preview: bool | None = None
+    human_in_loop: bool | None = None
+    viewport: Viewport | None = None
+    byo_proxy_url: Annotated[Text, Field(max_length=2048)] | None = None
+
+
+class Documents(Fields):
+    """Conversion of documents."""
+
+    libreoffice_headless: bool | None = None
+
+
+class Storage(Fields):
+    """What is kept of a workspace, and where artifacts go."""
+
+    workspace: Literal["ephemeral", "checkpointed"] | None = None
+    artifact_prefix: Annotated[Text, Field(max_length=512)] | None = None
+
+
+class Capabilities(Fields):
+    """What a sandbox is to have besides a shell and files."""
+
+    opencode: Agent | None = None
+    agent: Agent | None = None
+    browser: Browser | None = None
+    documents: Documents | None = None
+    storage: Storage | None = None
+
+
+def check_plan(wish: Capabilities, plan: Plan) -> None:
+    """Raise `PlanForbids` for the first feature that is asked for and not in the plan."""
+    for feature in _gated(wish):
+        if feature not in plan.features:
+            raise PlanForbids(feature, LOWEST_WITH[feature], plan.name)
+
+
+def check_built(wish: Capabilities) -> None:
+    """Raise `NotBuilt`, naming the first capability that is really asked for and not there yet.
+
+    What is off, `none` or false asks for nothing and passes, as does an artifact prefix, which alone does nothing.
+    """
+    for name in _asked(wish):
+        raise NotBuilt(f"The capability {name} is not available on this server yet")
+
+
+def _gated(wish: Capabilities) -> Iterator[str]:
+    if wish.browser is not None and wish.browser.mode == PAIRED:
+        yield PAIRED_BROWSER
+    if wish.browser is not None and wish.browser.recording:
+        yield RECORDING
+
+
+def _asked(wish: Capabilities) -> Iterator[str]:
+    for name, agent in (("opencode", wish.opencode), ("agent", wish.agent)):
+        if agent is not None and agent.enabled:
+            yield name
+    if wish.browser is not None:
+        yield from _asked_of_browser(wish.browser)
+    if wish.documents is not None and wish.documents.libreoffice_headless:
+        yield "documents.libreofficeHeadless"
+    if wish.storage is not None and wish.storage.workspace == "checkpointed":
+        yield "storage.workspace: checkpointed"
+
+
+def _asked_of_browser(browser: Browser) -> Iterator[str]:
+    if browser.mode not in (None, "none"):
+        yield f"browser.mode: {browser.mode}"
+    for name, asked in (
+        ("recording", browser.recording),
+        ("persistentProfile", browser.persistent_profile),
+        ("streamPreview", browser.stream_preview),
+        ("humanInLoop", browser.human_in_loop),
+    ):
+        if asked:
+            yield f"browser.{name}"

@@ -1,0 +1,149 @@
+"""The OpenAPI document, made from the operations' declarations: every path, status, error body and scope."""
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from boxkeep_server.web import shapes
+from boxkeep_server.web.fields import Fields
+from boxkeep_server.web.operations import Answer, AnyOperation, OpenOperation
+
+ALWAYS = (400, 401, 403, 413, 429, 500)
+REFS = "#/components/schemas/{model}"
+
+Json = dict[str, Any]
+Names = Mapping[Any, str]
+
+
+def document(operations: Iterable[AnyOperation], opened: Iterable[OpenOperation]) -> Json:
+    """The whole document; the same declarations give the same document."""
+    operations, opened = list(operations), list(opened)
+    names, schemas = _schemas(operations, opened)
+    paths: dict[str, Json] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, names, schemas)
+    for open_operation in opened:
+        paths[open_operation.path] = {"get": _open_operation(open_operation, names)}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Boxkeep",
+            "version": "1",
+            "description": "Isolated Linux sandboxes for code and agents. JSON is camelCase, times are integer ms "
+            "since the epoch. Clients must ignore response fields that they do not know.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "description": "An API key, `br_live_…`."},
+                "token": {"type": "apiKey", "in": "query", "name": "token", "description": "A signed URL's token."},
+            },
+        },
+        "security": [{"key": []}],
+    }
+
+
+def _schemas(operations: list[AnyOperation], opened: list[OpenOperation]) -> tuple[Names, Json]:
+    answers = [a for o in operations for a in o.answers.values()] + [a for o in opened for a in o.answers.values()]
+    shown: list[type[BaseModel]] = [answer.model for answer in answers if answer.model is not None]
+    wished: list[type[BaseModel]] = [o.query for o in operations] + [o.body for o in operations]
+    pairs: list[tuple[Any, Any]] = [(kind, "serialization") for kind in dict.fromkeys([shapes.ErrorShape, *shown])]
+    pairs.extend((kind, "validation") for kind in dict.fromkeys(wished))
+    found, definitions = models_json_schema(pairs, by_alias=True, ref_template=REFS)
+    names = {kind: reference["$ref"].rpartition("/")[2] for (kind, _), reference in found.items()}
+    return names, _sorted(definitions.get("$defs", {}))
+
+
+def _sorted(value: Json) -> Json:
+    return {name: value[name] for name in sorted(value)}
+
+
+def _operation(operation: AnyOperation, names: Names, schemas: Json) -> Json:
+    described: Json = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "tags": [operation.tag],
+        "x-scope": operation.scope.value,
+        "x-rate": operation.kind.value,
+        "parameters": _parameters(operation, schemas[names[operation.query]]),
+        "responses": _responses(operation.answers, names) | _faults(operation),
+    }
+    if operation.description:
+        described["description"] = operation.description
+    if operation.takes_json:
+        content = {"application/json": {"schema": _ref(names[operation.body])}}
+        described["requestBody"] = {"required": bool(_required(operation.body)), "content": content}
+    if operation.raw:
+        content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+        described["requestBody"] = {"required": False, "content": content}
+    if operation.token is not None:
+        described["security"] = [{"key": []}, {"token": []}]
+    return described
+
+
+def _required(kind: type[Fields]) -> list[str]:
+    return [name for name, field in kind.model_fields.items() if field.is_required()]
+
+
+def _parameters(operation: AnyOperation, query: Json) -> list[Json]:
+    required = query.get("required", [])
+    found: list[Json] = [
+        {"name": name, "in": "query", "required": name in required, "schema": _without_null(schema)}
+        for name, schema in query.get("properties", {}).items()
+    ]
+    if operation.method == "POST":
+        schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"}
+        about = "The same key with the same request gets the first answer again, for 24 hours."
+        found.append(
+            {"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema, "description": about}
+        )
+    return found
+
+
+def _without_null(schema: Json) -> Json:
+    """A query field's schema: it may be absent, but text is never null."""
+    choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
+    if not choices:
+        return {name: value for name, value in schema.items() if name not in ("title", "default")}
+    return choices[0] if len(choices) == 1 else {"anyOf": choices}
+
+
+def _responses(answers: Mapping[int, Answer], names: Names) -> Json:
+    return {str(status): _response(answer, names) for status, answer in answers.items()}
+
+
+def _response(answer: Answer, names: Names) -> Json:
+    described: Json = {"description": answer.description, "headers": {"X-Request-Id": {"schema": {"type": "string"}}}}
+    if answer.media is not None:
+        schema: Json = {"type": "string"} if answer.model is None else _ref(names[answer.model])
+        described["content"] = {answer.media: {"schema": schema}}
+    return described
+
+
+def _faults(operation: AnyOperation) -> Json:
+    idempotent = {409} if operation.method == "POST" else set()
+    statuses = sorted({*ALWAYS, 503, *operation.faults, *idempotent})
+    return {str(status): _fault(status) for status in statuses if status not in operation.answers}
+
+
+def _fault(status: int) -> Json:
+    content = {"application/json": {"schema": _ref("ErrorShape")}}
+    return {"description": HTTPStatus(status).phrase, "content": content}
+
+
+def _open_operation(operation: OpenOperation, names: Names) -> Json:
+    return {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "tags": ["service"],
+        "security": [],
+        "responses": _responses(operation.answers, names) | {"500": _fault(500)},
+    }
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": REFS.format(model=name)}

@@ -1,0 +1,83 @@
+"""What an operation of the API is: one declaration from which dispatch, checks and the OpenAPI document are made."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from boxkeep_server.model.rates import CallKind
+from boxkeep_server.model.scopes import Scope
+from boxkeep_server.web.fields import Fields, Nothing
+from boxkeep_server.web.json_bodies import ORDINARY_BODY
+from boxkeep_server.web.parts import Caller, Parts
+from boxkeep_server.web.tokens import Purpose
+
+Q = TypeVar("Q", bound=Fields)
+B = TypeVar("B", bound=Fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request under way: who asks, and the parts that answer."""
+
+    request: Request
+    caller: Caller
+    parts: Parts
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A way in which an operation succeeds. `model` documents a JSON body; other media are opaque bytes."""
+
+    description: str
+    model: type[BaseModel] | None = None
+    media: str | None = "application/json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation(Generic[Q, B]):
+    """One method of one path.
+
+    `check` holds what only the caller's plan can tell about a body (a 400 that comes before the scope's 403);
+    `faults` are the error statuses beyond those that every operation has; `raw` bodies reach the handler unread.
+    """
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    scope: Scope
+    kind: CallKind
+    handler: Callable[[Call, Q, B], Awaitable[Response]]
+    query: type[Q]
+    body: type[B]
+    answers: Mapping[int, Answer]
+    faults: frozenset[int] = frozenset()
+    check: Callable[[Caller, B], None] | None = None
+    body_limit: int = ORDINARY_BODY
+    raw: bool = False
+    token: Purpose | None = None
+    description: str = ""
+    tag: str = field(default="sandboxes")
+
+    @property
+    def takes_json(self) -> bool:
+        """Whether a JSON body belongs to it."""
+        return self.body is not Nothing and not self.raw
+
+
+AnyOperation = Operation[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenOperation:
+    """A path of the service itself that asks for no key."""
+
+    path: str
+    name: str
+    summary: str
+    handler: Callable[[Request, Parts], Awaitable[Response]]
+    answers: Mapping[int, Answer]

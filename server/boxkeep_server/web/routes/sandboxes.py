@@ -1,0 +1,244 @@
+"""Sandboxes: create, read, list, change, end, pause and resume."""
+
+import secrets
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from starlette.responses import Response
+
+from boxkeep_server.model.errors import Invalid, NotBuilt
+from boxkeep_server.model.rates import CallKind
+from boxkeep_server.model.sandboxes import Sandbox
+from boxkeep_server.model.scopes import Scope, permits
+from boxkeep_server.web import shapes
+from boxkeep_server.web.capabilities import check_built, check_plan
+from boxkeep_server.web.fields import Fields, Nothing, Query, QueryInt, Text
+from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
+from boxkeep_server.web.parts import Caller
+from boxkeep_server.web.terminal_urls import terminal_url
+from boxkeep_server.web.views import created, json_response, listed, whole
+from boxkeep_server.web.wishes import CreateBody, PatchBody, check_duration
+
+LONGEST_WAIT_MS = 300_000
+WAIT_MS = 60_000
+FILTER = "metadata."
+
+
+class WaitQuery(Query):
+    """Whether to answer at once, or when the sandbox is ready."""
+
+    wait: Literal["ready"] | None = None
+    timeout_ms: Annotated[QueryInt, Field(ge=0, le=LONGEST_WAIT_MS)] | None = None
+
+
+class ReadQuery(Query):
+    """One sandbox by `id`, or a page of all, newest first."""
+
+    id: Annotated[Text, Field(min_length=1)] | None = None
+    limit: Annotated[QueryInt, Field(ge=1, le=1000)] | None = None
+    cursor: Annotated[Text, Field(max_length=200)] | None = None
+    status: (
+        Literal["queued", "assigning", "ready", "active", "pausing", "paused", "ending", "ended", "failed"] | None
+    ) = None
+    metadata: dict[str, str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Put all of `metadata.<name>=<value>` into one field."""
+        found = {name.removeprefix(FILTER): value for name, value in fields.items() if name.startswith(FILTER)}
+        rest = {name: value for name, value in fields.items() if not name.startswith(FILTER)}
+        return {**rest, "metadata": found} if found else rest
+
+
+class DeleteQuery(Query):
+    """The sandbox to end."""
+
+    id: Annotated[Text, Field(min_length=1)] | None = None
+
+
+class DeleteBody(Fields):
+    """The sandbox to end, where the query does not name it."""
+
+    id: Annotated[Text, Field(min_length=1)] | None = None
+
+
+class IdBody(Fields):
+    """A sandbox."""
+
+    id: Annotated[Text, Field(min_length=1)]
+
+
+def _check_create(caller: Caller, body: CreateBody) -> None:
+    check_duration(body.max_duration_ms, caller.plan)
+
+
+def _check_patch(caller: Caller, body: PatchBody) -> None:
+    check_duration(body.max_duration_ms, caller.plan)
+
+
+async def create(call: Call, query: WaitQuery, body: CreateBody) -> Response:
+    """Accept a sandbox."""
+    if body.capabilities is not None:
+        check_plan(body.capabilities, call.caller.plan)
+        check_built(body.capabilities)
+    if body.lifecycle is not None:
+        raise NotBuilt("lifecycle is not available on this server yet")
+    sandbox = await call.parts.sandboxes.create(call.caller, body.wish())
+    sandbox = await _awaited(call, query, sandbox)
+    return json_response(created(sandbox))
+
+
+async def _awaited(call: Call, query: WaitQuery, sandbox: Sandbox) -> Sandbox:
+    if query.wait is None:
+        return sandbox
+    timeout_ms = WAIT_MS if query.timeout_ms is None else query.timeout_ms
+    return await call.parts.sandboxes.wait(call.caller, sandbox.id, timeout_ms)
+
+
+async def read(call: Call, query: ReadQuery, _: Nothing) -> Response:
+    """One sandbox, or a page of them."""
+    if query.id is not None:
+        return await _read_one(call, query.id)
+    page = await call.parts.sandboxes.list(
+        call.caller, limit=query.limit or 100, cursor=query.cursor, status=query.status, metadata=query.metadata or {}
+    )
+    active = call.parts.commands.active
+    items = [listed(sandbox, active(sandbox.id)) for sandbox in page.items]
+    return json_response({"items": items, "nextCursor": page.next_cursor})
+
+
+async def _read_one(call: Call, sandbox_id: str) -> Response:
+    sandbox = await call.parts.sandboxes.get(call.caller, sandbox_id)
+    return json_response(_whole(call, sandbox))
+
+
+def _whole(call: Call, sandbox: Sandbox) -> dict[str, object]:
+    url = None
+    if sandbox.running and permits(call.caller.scopes, Scope.EXEC):
+        url = terminal_url(call.parts, call.caller, sandbox.id, secrets.token_hex(16)).url
+    return whole(sandbox, call.parts.commands.active(sandbox.id), url)
+
+
+async def end(call: Call, query: DeleteQuery, body: DeleteBody) -> Response:
+    """End a sandbox, in whatever state it is; again is fine."""
+    if query.id is not None and body.id is not None and query.id != body.id:
+        raise Invalid("id is given in the query and in the body, and they differ")
+    sandbox_id = query.id or body.id
+    if sandbox_id is None:
+        raise Invalid("id is required")
+    await call.parts.sandboxes.end(call.caller, sandbox_id)
+    return json_response({"ok": True})
+
+
+async def change(call: Call, _: Nothing, body: PatchBody) -> Response:
+    """Change what may be changed of a sandbox."""
+    given = {name: getattr(body, name) for name in body.model_fields_set if name != "id"}
+    sandbox = await call.parts.sandboxes.patch(call.caller, body.id, given)
+    return json_response(_whole(call, sandbox))
+
+
+async def pause(call: Call, _: Nothing, body: IdBody) -> Response:
+    """Pausing is not built."""
+    await call.parts.sandboxes.get(call.caller, body.id)
+    raise NotBuilt("Pausing a sandbox is not available on this server yet")
+
+
+async def resume(call: Call, _: WaitQuery, body: IdBody) -> Response:
+    """Resuming is not built."""
+    await call.parts.sandboxes.get(call.caller, body.id)
+    raise NotBuilt("Resuming a sandbox is not available on this server yet")
+
+
+PATH = "/v1/sandboxes"
+_ONE = {200: Answer("The sandbox.", shapes.SandboxShape)}
+
+OPERATIONS: tuple[AnyOperation, ...] = (
+    Operation(
+        method="POST",
+        path=PATH,
+        name="createSandbox",
+        summary="Create a sandbox",
+        description="Answers at once with `queued`; with `wait=ready` when it is ready or failed, or as it is when the "
+        "time is up. `ephemeral: false` asks that checkpoints may be taken of the workspace; it does not keep it by "
+        "itself.",
+        scope=Scope.CREATE,
+        kind=CallKind.CREATE,
+        handler=create,
+        query=WaitQuery,
+        body=CreateBody,
+        check=_check_create,
+        answers={200: Answer("Accepted.", shapes.CreatedShape)},
+        faults=frozenset({501}),
+    ),
+    Operation(
+        method="GET",
+        path=PATH,
+        name="readSandboxes",
+        summary="Read one sandbox, or list all",
+        description="With `id` one sandbox. Without it a page of the organisation's sandboxes, newest first; "
+        "`metadata.<name>=<value>` filters.",
+        scope=Scope.READ,
+        kind=CallKind.READ,
+        handler=read,
+        query=ReadQuery,
+        body=Nothing,
+        answers={200: Answer("The sandbox, or a page.", shapes.SandboxOrList)},
+        faults=frozenset({404}),
+    ),
+    Operation(
+        method="DELETE",
+        path=PATH,
+        name="endSandbox",
+        summary="End a sandbox",
+        description="Legal in every state, and again. The id may come in the query or in the body.",
+        scope=Scope.DELETE,
+        kind=CallKind.DELETE,
+        handler=end,
+        query=DeleteQuery,
+        body=DeleteBody,
+        answers={200: Answer("It ends.", shapes.Ok)},
+        faults=frozenset({404}),
+    ),
+    Operation(
+        method="PATCH",
+        path=PATH,
+        name="changeSandbox",
+        summary="Change a sandbox",
+        description="`maxDurationMs` counts from now, within the plan.",
+        scope=Scope.MANAGE,
+        kind=CallKind.CREATE,
+        handler=change,
+        query=Nothing,
+        body=PatchBody,
+        check=_check_patch,
+        answers=_ONE,
+        faults=frozenset({404, 409}),
+    ),
+    Operation(
+        method="POST",
+        path=f"{PATH}/pause",
+        name="pauseSandbox",
+        summary="Pause a sandbox",
+        scope=Scope.MANAGE,
+        kind=CallKind.CREATE,
+        handler=pause,
+        query=Nothing,
+        body=IdBody,
+        answers={200: Answer("It pauses.", shapes.Ok)},
+        faults=frozenset({404, 409, 501}),
+    ),
+    Operation(
+        method="POST",
+        path=f"{PATH}/resume",
+        name="resumeSandbox",
+        summary="Resume a paused sandbox",
+        scope=Scope.MANAGE,
+        kind=CallKind.CREATE,
+        handler=resume,
+        query=WaitQuery,
+        body=IdBody,
+        answers={200: Answer("It is queued.", shapes.CreatedShape)},
+        faults=frozenset({404, 409, 501}),
+    ),
+)

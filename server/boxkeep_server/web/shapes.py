@@ -1,0 +1,248 @@
+"""What answers look like, for the OpenAPI document alone: answers are built by hand and tests hold them to these."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from boxkeep_server.model.commands import Outcome
+from boxkeep_server.model.events import EventType
+from boxkeep_server.model.sandboxes import Runtime
+
+Status = Literal["queued", "assigning", "ready", "active", "pausing", "paused", "ending", "ended", "failed"]
+
+
+class Shape(BaseModel):
+    """The form of an answer; clients must ignore fields that they do not know."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+
+class ErrorShape(Shape):
+    """Every error."""
+
+    model_config = ConfigDict(extra="allow")
+    error: str = Field(description="A sentence that says what is wrong.")
+    code: str | None = Field(default=None, description="A stable code, where there is one.")
+
+
+class Ok(Shape):
+    """Done."""
+
+    ok: Literal[True]
+
+
+class CreatedShape(Shape):
+    """A sandbox just accepted."""
+
+    id: str
+    status: Status
+    runtime: Runtime
+    size: Literal["standard"]
+    capabilities: dict[str, Any] | None
+
+
+class ListedShape(Shape):
+    """A sandbox in a list."""
+
+    id: str
+    status: Status
+    runtime: Runtime
+    size: Literal["standard"]
+    region: str | None
+    created_at: int
+    started_at: int | None
+    ended_at: int | None
+    expires_at: int | None = Field(description="When it ends by itself; null while it does not run.")
+    duration: int | None = Field(description="Billed ms; null until it has ended.")
+    isolation: Literal["runsc", "runc"] | None
+    ephemeral: bool
+    name: str | None
+    metadata: dict[str, str]
+    reason: str | None = Field(description="Why it failed, ended or was paused.")
+
+
+class SandboxShape(ListedShape):
+    """A sandbox."""
+
+    terminal_url: str | None = Field(
+        description="WebSocket of a new terminal, good for five minutes; null unless it is ready and the key may exec."
+    )
+    preview_base_url: str | None
+    capabilities: dict[str, Any] | None
+    paired_browser: dict[str, Any] | None
+    opencode: dict[str, Any] | None
+    browser_preview: dict[str, Any] | None
+    human_handoff: dict[str, Any] | None
+    artifacts: dict[str, Any] | None
+    pause_keeps: Literal["memory", "files"] | None
+    env_names: list[str]
+
+
+class SandboxOrList(Shape):
+    """With `id`: the fields of that sandbox. Without: `items` and `nextCursor`."""
+
+    model_config = ConfigDict(extra="allow")
+    id: str | None = None
+    items: list[ListedShape] | None = None
+    next_cursor: str | None = None
+
+
+class EventShape(Shape):
+    """The data of a server-sent event."""
+
+    type: EventType
+    id: str
+    sequence: int
+    at: int
+    data: dict[str, Any]
+
+
+class ResultShape(Shape):
+    """How a command ended, with the last MiB of what it wrote."""
+
+    id: str
+    process_id: str
+    outcome: Outcome
+    exit_code: int | None = Field(
+        description="The exit status; 128+n when signal n ended it; null where there is none."
+    )
+    signal: int | None
+    reason: str | None
+    stdout: str
+    stderr: str
+    stdout_bytes: int
+    stderr_bytes: int
+    encoding: Literal["utf-8", "base64"]
+    truncated: bool = Field(description="Whether there is more than the last MiB; read it by offset.")
+    timed_out: bool
+    duration_ms: int
+
+
+class LaunchedShape(Shape):
+    """A background command that runs."""
+
+    id: str
+    process_id: str
+
+
+class ExecShape(Shape):
+    """A `ResultShape`; with `background` only `id` and `processId`."""
+
+    model_config = ConfigDict(extra="allow")
+    id: str
+    process_id: str
+    outcome: Outcome | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str | None = None
+    stdout: str | None = None
+    stderr: str | None = None
+    stdout_bytes: int | None = None
+    stderr_bytes: int | None = None
+    encoding: Literal["utf-8", "base64"] | None = None
+    truncated: bool | None = None
+    timed_out: bool | None = None
+    duration_ms: int | None = None
+
+
+class ProcessShape(Shape):
+    """A command, running or finished."""
+
+    process_id: str
+    kind: str
+    command: str
+    cwd: str
+    user: str
+    background: bool
+    pty: bool
+    state: Literal["running", "finished"]
+    outcome: Outcome | None
+    exit_code: int | None
+    signal: int | None
+    reason: str | None
+    timeout_ms: int | None
+    started_at: int
+    ended_at: int | None
+    duration_ms: int | None
+    stdout_bytes: int | None
+    stderr_bytes: int | None
+
+
+class ProcessList(Shape):
+    """Commands, newest first."""
+
+    items: list[ProcessShape]
+    next_cursor: str | None
+
+
+class Written(Shape):
+    """How much of stdin was taken."""
+
+    written: int
+
+
+class TerminalShape(Shape):
+    """A terminal to connect to within five minutes."""
+
+    id: str
+    terminal_id: str
+    terminal_url: str
+    token: str
+    expires_at: int
+
+
+class EntryShape(Shape):
+    """A file, directory or link; names that are not UTF-8 come as base64 instead."""
+
+    name: str | None = None
+    path: str | None = None
+    type: Literal["file", "directory", "symlink", "other"]
+    size: int
+    mode: int
+    modified_at: int
+    uid: int | None = None
+    gid: int | None = None
+    target: str | None = None
+    name_base64: str | None = None
+    path_base64: str | None = None
+    target_base64: str | None = None
+
+
+class EntryAnswer(Shape):
+    """One entry."""
+
+    id: str
+    entry: EntryShape
+
+
+class EntryList(Shape):
+    """What a directory holds."""
+
+    path: str | None = None
+    path_base64: str | None = None
+    entries: list[EntryShape]
+
+
+class FileContent(Shape):
+    """A file's content."""
+
+    path: str | None = None
+    path_base64: str | None = None
+    content: str
+    encoding: Literal["utf-8", "base64"]
+    size: int
+
+
+class SignedUrl(Shape):
+    """A URL that anyone may use until it expires."""
+
+    url: str
+    method: Literal["GET", "PUT"]
+    expires_at: int
+
+
+class AnyObject(Shape):
+    """Some object."""
+
+    model_config = ConfigDict(extra="allow")

@@ -1,0 +1,111 @@
+"""How records look to a client: plain JSON values, built by hand because reads are hot."""
+
+from collections.abc import Mapping
+
+import orjson
+from starlette.responses import Response
+
+from boxkeep_server.model.commands import Command
+from boxkeep_server.model.events import Event
+from boxkeep_server.model.sandboxes import SIZE, Sandbox
+from boxkeep_server.model.statuses import ACTIVE, OVER, Status
+
+
+def json_response(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON response."""
+    return Response(orjson.dumps(value), status, headers, "application/json")
+
+
+def status_shown(sandbox: Sandbox, active: bool) -> str:
+    """`active` where a ready sandbox is busy, else its status."""
+    return ACTIVE if active and sandbox.status is Status.READY else sandbox.status.value
+
+
+def listed(sandbox: Sandbox, active: bool) -> dict[str, object]:
+    """A sandbox as an item of a list."""
+    return {
+        "id": sandbox.id,
+        "status": status_shown(sandbox, active),
+        "runtime": sandbox.runtime,
+        "size": SIZE,
+        "region": sandbox.region,
+        "createdAt": sandbox.created_at,
+        "startedAt": sandbox.started_at,
+        "endedAt": sandbox.ended_at,
+        "expiresAt": sandbox.expires_at if sandbox.running else None,
+        "duration": duration(sandbox),
+        "isolation": sandbox.isolation,
+        "ephemeral": sandbox.ephemeral,
+        "name": sandbox.name,
+        "metadata": sandbox.metadata,
+        "reason": sandbox.reason,
+    }
+
+
+def whole(sandbox: Sandbox, active: bool, terminal_url: str | None) -> dict[str, object]:
+    """A sandbox with everything that a client may know of it."""
+    return {
+        **listed(sandbox, active),
+        "terminalUrl": terminal_url,
+        "previewBaseUrl": None,
+        "capabilities": sandbox.capabilities,
+        "pairedBrowser": None,
+        "opencode": None,
+        "browserPreview": None,
+        "humanHandoff": None,
+        "artifacts": None,
+        "pauseKeeps": sandbox.pause_keeps,
+        "envNames": sandbox.env_names,
+    }
+
+
+def created(sandbox: Sandbox) -> dict[str, object]:
+    """What a create answers at once."""
+    return {
+        "id": sandbox.id,
+        "status": sandbox.status,
+        "runtime": sandbox.runtime,
+        "size": SIZE,
+        "capabilities": sandbox.capabilities,
+    }
+
+
+def duration(sandbox: Sandbox) -> int | None:
+    """Billed ms, null until it has ended."""
+    return sandbox.billed_ms if sandbox.status in OVER else None
+
+
+def event(happened: Event) -> dict[str, object]:
+    """An event as it goes over a stream."""
+    return {
+        "type": happened.type,
+        "id": happened.sandbox,
+        "sequence": happened.sequence,
+        "at": happened.at,
+        "data": happened.data,
+    }
+
+
+def command(row: Command) -> dict[str, object]:
+    """A command as an item of a list: what was run and how it ended, never what it read or wrote."""
+    ended = row.ended_at
+    return {
+        "processId": row.id,
+        "kind": row.kind,
+        "command": row.line,
+        "cwd": row.cwd,
+        "user": row.user,
+        "background": row.background,
+        "pty": row.pty,
+        "state": "running" if ended is None else "finished",
+        "outcome": row.outcome,
+        "exitCode": row.exit_code,
+        "signal": row.signal,
+        "reason": row.reason,
+        "timeoutMs": row.timeout_ms,
+        "startedAt": row.started_at,
+        "endedAt": ended,
+        "durationMs": None if ended is None else ended - row.started_at,
+        "stdoutBytes": row.stdout_bytes,
+        "stderrBytes": row.stderr_bytes,
+    }

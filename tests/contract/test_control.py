@@ -1,0 +1,299 @@
+"""The life of sandboxes over a real store and a fake engine."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from boxkeep_server.control.keys import Caller
+from boxkeep_server.model.errors import (
+    Invalid,
+    LimitReached,
+    SandboxNotFound,
+    Unauthenticated,
+)
+from boxkeep_server.model.node_api import DeathReason
+from boxkeep_server.model.plans import HOUR_MS, Plan
+from boxkeep_server.model.sandboxes import NewSandbox, Reason, Sandbox
+from boxkeep_server.model.statuses import Status
+from boxkeep_server.store import organisations
+from boxkeep_server.store import sandboxes as rows
+from boxkeep_server.store.database import Database
+from tests.controls import Rig, store_at
+from tests.engines import AnswersLost, Clock, MemoryEngine, NeverStarts
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    if request.param == "sqlite":
+        url = f"sqlite+aiosqlite:///{tmp_path / 'store.sqlite3'}"
+    else:
+        url = request.getfixturevalue("postgresql_url")
+    async with store_at(url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def rig(database: Database, clock: Clock) -> Rig:
+    return Rig(database, MemoryEngine(clock), clock)
+
+
+async def ready(rig: Rig, caller: Caller, **wish: object) -> Sandbox:
+    made = await rig.sandboxes.create(caller, NewSandbox(**wish))  # type: ignore[arg-type]
+    await rig.round()
+    return await rig.sandboxes.get(caller, made.id)
+
+
+async def test_a_sandbox_goes_from_queued_to_ready_to_ended(rig: Rig) -> None:
+    caller = await rig.caller()
+    made = await rig.sandboxes.create(caller, NewSandbox(env={"A": "b"}))
+    assert (made.status, made.epoch) == (Status.QUEUED, 0)
+    await rig.round()
+    there = await rig.sandboxes.get(caller, made.id)
+    assert there.status is Status.READY
+    assert there.expires_at == rig.clock() + there.max_duration_ms
+    assert rig.engine.wishes[0].env == {"A": "b"}
+    await rig.sandboxes.end(caller, made.id)
+    await rig.round()
+    over = await rig.sandboxes.get(caller, made.id)
+    assert (over.status, over.reason) == (Status.ENDED, Reason.USER_REQUEST)
+    assert rig.engine.machines == {}
+
+
+async def test_every_step_has_its_event_without_gaps(rig: Rig, database: Database) -> None:
+    caller = await rig.caller()
+    made = await ready(rig, caller)
+    await rig.sandboxes.end(caller, made.id)
+    await rig.round()
+    async with database.reading() as connection:
+        found = await rows.events_after(connection, made.id, 0)
+    assert [event.sequence for event in found] == [1, 2, 3, 4, 5]
+    assert [event.type.rpartition(".")[2] for event in found] == ["created", "assigned", "ready", "ending", "ended"]
+
+
+async def test_the_environment_is_erased_when_a_sandbox_is_over(rig: Rig, database: Database) -> None:
+    caller = await rig.caller()
+    made = await ready(rig, caller, env={"SECRET": "very"})
+    async with database.reading() as connection:
+        sealed = await rows.sealed_env(connection, made.id)
+    assert sealed is not None
+    assert b"very" not in sealed
+    await rig.sandboxes.end(caller, made.id)
+    await rig.round()
+    async with database.reading() as connection:
+        assert await rows.sealed_env(connection, made.id) is None
+
+
+async def test_a_hundred_creates_at_once_on_a_plan_of_ten_make_ten(rig: Rig) -> None:
+    caller = await rig.caller("many", "pro")
+    tries = (rig.sandboxes.create(caller, NewSandbox()) for _ in range(100))
+    answers = await asyncio.gather(*tries, return_exceptions=True)
+    assert sum(isinstance(answer, Sandbox) for answer in answers) == 10
+    refused = [answer for answer in answers if isinstance(answer, LimitReached)]
+    assert [error.sentence for error in refused] == ["Concurrent sandbox limit reached"] * 90
+
+
+async def test_ending_frees_the_users_slot_before_the_node_has_finished(rig: Rig) -> None:
+    caller = await rig.caller("free", "free")
+    first = await ready(rig, caller)
+    with pytest.raises(LimitReached):
+        await rig.sandboxes.create(caller, NewSandbox())
+    await rig.sandboxes.end(caller, first.id)
+    assert (await rig.sandboxes.create(caller, NewSandbox())).status is Status.QUEUED
+
+
+async def on_a_plan_of(rig: Rig, database: Database, month_ms: int) -> Caller:
+    async with database.writing() as connection:
+        await organisations.put_plan(connection, Plan("small", None, None, month_ms, None, None, frozenset()))
+    return await rig.caller("small", "small")
+
+
+async def test_the_hours_of_a_month_used_up_refuse_a_create(rig: Rig, database: Database, clock: Clock) -> None:
+    caller = await on_a_plan_of(rig, database, 10_000)
+    made = await ready(rig, caller, max_duration_ms=10_000)
+    clock.at += 10_000
+    await rig.round()
+    assert (await rig.sandboxes.get(caller, made.id)).billed_ms == 10_000
+    with pytest.raises(LimitReached, match="Monthly sandbox hours limit reached"):
+        await rig.sandboxes.create(caller, NewSandbox())
+    clock.at += 32 * 24 * HOUR_MS
+    assert (await rig.sandboxes.create(caller, NewSandbox())).status is Status.QUEUED
+
+
+async def test_running_sandboxes_end_when_the_hours_are_used_up(rig: Rig, database: Database, clock: Clock) -> None:
+    caller = await on_a_plan_of(rig, database, 10_000)
+    made = [await ready(rig, caller) for _ in range(2)]
+    clock.at += 4_999
+    await rig.round()
+    assert [(await rig.sandboxes.get(caller, one.id)).status for one in made] == [Status.READY] * 2
+    clock.at += 1
+    await rig.round()
+    over = [await rig.sandboxes.get(caller, one.id) for one in made]
+    assert [(one.status, one.reason) for one in over] == [(Status.ENDED, Reason.HOURS_LIMIT)] * 2
+
+
+async def test_time_runs_out_and_the_sandbox_says_so(rig: Rig, clock: Clock) -> None:
+    caller = await rig.caller()
+    made = await ready(rig, caller, max_duration_ms=1000)
+    clock.at += 1000
+    await rig.round()
+    over = await rig.sandboxes.get(caller, made.id)
+    assert (over.status, over.reason, over.billed_ms) == (Status.ENDED, Reason.MAX_DURATION, 1000)
+
+
+async def test_more_time_wins_over_expiry_and_reaches_the_node(rig: Rig, clock: Clock) -> None:
+    caller = await rig.caller()
+    made = await ready(rig, caller, max_duration_ms=1000)
+    clock.at += 900
+    await rig.sandboxes.patch(caller, made.id, {"max_duration_ms": 60_000})
+    clock.at += 900
+    await rig.round()
+    assert (await rig.sandboxes.get(caller, made.id)).status is Status.READY
+    claim = rig.engine.machines[made.id, 1]
+    assert claim.not_after >= clock() + 58_000
+
+
+async def test_a_dead_machine_fails_its_sandbox_and_hours_run_until_its_death(rig: Rig, clock: Clock) -> None:
+    caller = await rig.caller()
+    made = await ready(rig, caller)
+    died_at = clock.at + 400
+    clock.at += 5000
+    rig.engine.die(made.id, DeathReason.OUT_OF_MEMORY, died_at)
+    await rig.round()
+    over = await rig.sandboxes.get(caller, made.id)
+    assert (over.status, over.reason, over.billed_ms) == (Status.FAILED, Reason.OUT_OF_MEMORY, 400)
+    assert rig.engine.machines == {}
+
+
+async def test_a_machine_that_never_starts_fails_its_sandbox(database: Database, clock: Clock) -> None:
+    rig = Rig(database, NeverStarts(clock), clock)
+    made = await ready(rig, await rig.caller())
+    assert (made.status, made.reason) == (Status.FAILED, Reason.BOOT_FAILED)
+
+
+async def test_without_room_a_sandbox_waits_and_then_fails(database: Database, clock: Clock) -> None:
+    rig = Rig(database, MemoryEngine(clock, slots=1), clock)
+    caller = await rig.caller()
+    first = await ready(rig, caller)
+    second = await ready(rig, caller)
+    assert (first.status, second.status) == (Status.READY, Status.QUEUED)
+    clock.at += 60_000
+    await rig.round()
+    late = await rig.sandboxes.get(caller, second.id)
+    assert (late.status, late.reason) == (Status.FAILED, Reason.NO_CAPACITY)
+
+
+async def test_a_slot_that_frees_goes_to_the_one_that_waits(database: Database, clock: Clock) -> None:
+    rig = Rig(database, MemoryEngine(clock, slots=1), clock)
+    caller = await rig.caller()
+    first, second = await ready(rig, caller), await ready(rig, caller)
+    await rig.sandboxes.end(caller, first.id)
+    await rig.round()
+    await rig.round()
+    assert (await rig.sandboxes.get(caller, second.id)).status is Status.READY
+
+
+async def test_lost_answers_double_nothing_and_lose_nothing(database: Database, clock: Clock) -> None:
+    engine = AnswersLost(clock)
+    rig = Rig(database, engine, clock)
+    caller = await rig.caller()
+    made = [await rig.sandboxes.create(caller, NewSandbox()) for _ in range(10)]
+    for _ in range(6):
+        await rig.round()
+    assert {(await rig.sandboxes.get(caller, one.id)).status for one in made} == {Status.READY}
+    assert engine.made == 10
+    for one in made:
+        await rig.sandboxes.end(caller, one.id)
+    for _ in range(6):
+        await rig.round()
+    assert {(await rig.sandboxes.get(caller, one.id)).status for one in made} == {Status.ENDED}
+    assert engine.machines == {}
+
+
+async def test_a_new_process_finishes_what_a_killed_one_began(database: Database, clock: Clock) -> None:
+    engine = MemoryEngine(clock)
+    first = Rig(database, engine, clock)
+    caller = await first.caller()
+    made = await first.sandboxes.create(caller, NewSandbox())
+    await first.place.run_once()
+    await first.place.crowd.close()
+    second = Rig(database, engine, clock)
+    await second.round()
+    assert (await second.sandboxes.get(caller, made.id)).status is Status.READY
+    assert engine.made == 1
+
+
+async def test_a_machine_that_no_row_wants_is_released(rig: Rig) -> None:
+    caller = await rig.caller()
+    made = await ready(rig, caller)
+    claim = rig.engine.machines[made.id, 1]
+    rig.engine.machines["z" * 32, 1] = claim.model_copy(update={"sandbox": "z" * 32})
+    await rig.round()
+    assert list(rig.engine.machines) == [(made.id, 1)]
+
+
+async def test_nothing_of_another_organisation_is_visible(rig: Rig) -> None:
+    mine, other = await rig.caller("mine"), await rig.caller("other")
+    made = await ready(rig, mine)
+    for forbidden in (
+        rig.sandboxes.get(other, made.id),
+        rig.sandboxes.end(other, made.id),
+        rig.sandboxes.patch(other, made.id, {"name": "x"}),
+    ):
+        with pytest.raises(SandboxNotFound, match="Sandbox session not found"):
+            await forbidden
+    page = await rig.sandboxes.list(other, limit=10, cursor=None, status=None, metadata={})
+    assert page.items == []
+
+
+async def test_pages_show_each_sandbox_once_newest_first(rig: Rig, clock: Clock) -> None:
+    caller = await rig.caller()
+    made = []
+    for number in range(7):
+        clock.at += number % 2
+        made.append(await rig.sandboxes.create(caller, NewSandbox(metadata={"odd": str(number % 2)})))
+    seen: list[Sandbox] = []
+    cursor = None
+    while True:
+        page = await rig.sandboxes.list(caller, limit=3, cursor=cursor, status=None, metadata={})
+        seen += page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert [one.created_at for one in seen] == sorted((one.created_at for one in made), reverse=True)
+    assert {one.id for one in seen} == {one.id for one in made}
+    odd = await rig.sandboxes.list(caller, limit=10, cursor=None, status="queued", metadata={"odd": "1"})
+    assert len(odd.items) == 3
+    with pytest.raises(Invalid):
+        await rig.sandboxes.list(caller, limit=3, cursor="nonsense", status=None, metadata={})
+
+
+async def test_a_revoked_key_is_refused_within_a_second(rig: Rig, clock: Clock) -> None:
+    made = await rig.keys.create("one", "free", frozenset())
+    other_process = Rig(rig.database, rig.engine, clock)
+    caller = await other_process.keys.authenticate(made.key)
+    await rig.keys.revoke(made.id)
+    clock.at += 999
+    with pytest.raises(Unauthenticated):
+        await other_process.keys.authenticate(made.key)
+    with pytest.raises(Unauthenticated):
+        await other_process.keys.caller_of(caller.key_id)
+
+
+async def test_ended_sandboxes_are_forgotten_after_their_time(rig: Rig, clock: Clock) -> None:
+    caller = await rig.caller()
+    made = await ready(rig, caller)
+    await rig.sandboxes.end(caller, made.id)
+    await rig.round()
+    await rig.collect.run_once()
+    assert (await rig.sandboxes.get(caller, made.id)).status is Status.ENDED
+    clock.at += 1001
+    await rig.collect.run_once()
+    with pytest.raises(SandboxNotFound):
+        await rig.sandboxes.get(caller, made.id)

@@ -1,0 +1,72 @@
+"""A control plane without its HTTP side, over a given store and a fake engine, driven round by round."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from boxkeep_server.control.changes import Changes
+from boxkeep_server.control.keys import Caller, Keys
+from boxkeep_server.control.reach import Reacher
+from boxkeep_server.control.reconcile.collect import Collect
+from boxkeep_server.control.reconcile.expire import Expire
+from boxkeep_server.control.reconcile.extend import Extend
+from boxkeep_server.control.reconcile.observe import Observe
+from boxkeep_server.control.reconcile.place import Place
+from boxkeep_server.control.reconcile.release import Release
+from boxkeep_server.control.sandboxes import Sandboxes
+from boxkeep_server.control.steps import Steps
+from boxkeep_server.guestwire import GuestPool
+from boxkeep_server.store import organisations
+from boxkeep_server.store.database import Database
+from boxkeep_server.store.sealing import Seal
+from tests.engines import Clock, MemoryEngine
+
+
+class Rig:
+    """Use cases and reconcilers; a second one over the same store and engine is the process after a crash."""
+
+    def __init__(self, database: Database, engine: MemoryEngine, clock: Clock) -> None:
+        self.database, self.engine, self.clock = database, engine, clock
+        self.changes = Changes()
+        steps = Steps(database, self.changes, clock)
+        seal = Seal(b"k" * 32)
+        self.keys = Keys(database, clock, lambda: float(clock()))
+        self.sandboxes = Sandboxes(database, steps, self.changes, seal, lambda: {"runc"})
+        reacher = Reacher(self.sandboxes, engine, GuestPool())
+        self.place = Place(database, steps, engine, reacher, seal, no_room_wait_ms=60_000)
+        self.release = Release(database, steps, engine, reacher)
+        self.expire = Expire(database, steps)
+        self.observe = Observe(database, steps, engine)
+        self.extend = Extend(database, steps, engine)
+        self.collect = Collect(database, steps, ended_kept_ms=1000, answers_kept_ms=1000)
+
+    async def round(self) -> None:
+        """Every reconciler once, and what they started to its end."""
+        for one in (self.observe, self.expire, self.extend, self.place, self.release):
+            await one.run_once()
+            await self.place.crowd.settled()
+            await self.release.crowd.settled()
+
+    async def caller(self, organisation: str = "one", plan: str = "unlimited") -> Caller:
+        """A caller of an organisation on a plan."""
+        made = await self.keys.create(organisation, plan, frozenset())
+        return await self.keys.authenticate(made.key)
+
+
+@asynccontextmanager
+async def sqlite_store(directory: Path) -> AsyncIterator[Database]:
+    """A store in a file, migrated and seeded."""
+    async with store_at(f"sqlite+aiosqlite:///{directory / 'store.sqlite3'}") as database:
+        yield database
+
+
+@asynccontextmanager
+async def store_at(url: str) -> AsyncIterator[Database]:
+    """A store at an address, migrated and seeded."""
+    database = await Database.open(url)
+    try:
+        async with database.writing() as connection:
+            await organisations.seed_plans(connection)
+        yield database
+    finally:
+        await database.close()

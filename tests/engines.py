@@ -1,0 +1,147 @@
+"""Engines for tests, named for their fault, all with the machines of one node in a dict."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from boxkeep_server.engine.interface import AlreadyReleased, NodeAway, NoRoom, PlacementFailed
+from boxkeep_server.model.ids import new_id
+from boxkeep_server.model.node_api import (
+    Claim,
+    ClaimHint,
+    ClaimState,
+    ClaimWish,
+    DeathReason,
+    IsolationFacts,
+    Leaks,
+    NodeFacts,
+    Release,
+)
+
+
+class MemoryEngine:
+    """A node that does what it is asked, at once."""
+
+    def __init__(self, now_ms: Callable[[], int], slots: int = 1000) -> None:
+        self.now_ms = now_ms
+        self.slots = slots
+        self.node_id = new_id()
+        self.machines: dict[tuple[str, int], Claim] = {}
+        self.released: set[tuple[str, int]] = set()
+        self.made = 0
+        self.wishes: list[ClaimWish] = []
+
+    async def place(self, wish: ClaimWish) -> tuple[str, Claim]:
+        key = (wish.sandbox, wish.epoch)
+        if key in self.released:
+            raise AlreadyReleased("released")
+        if key not in self.machines:
+            if len(self.machines) >= self.slots:
+                raise NoRoom("full")
+            self.made += 1
+            self.wishes.append(wish)
+            self.machines[key] = Claim(
+                sandbox=wish.sandbox,
+                epoch=wish.epoch,
+                role="main",
+                machine=new_id(),
+                isolation=wish.isolation or "runc",
+                image=wish.image,
+                digest="d",
+                state=ClaimState.RUNNING,
+                address="127.0.0.1",
+                port=1,
+                secret="00" * 32,
+                boot_id="b",
+                claimed_at=self.now_ms(),
+                not_after=wish.not_after,
+                last_seen_at=self.now_ms(),
+            )
+        return self.node_id, self.machines[key]
+
+    async def release(self, node: str | None, sandbox: str, epoch: int) -> Release:
+        self.machines.pop((sandbox, epoch), None)
+        self.released.add((sandbox, epoch))
+        return Release()
+
+    async def claim(self, node: str, sandbox: str, epoch: int) -> Claim | None:
+        return self.machines.get((sandbox, epoch))
+
+    async def extend(self, node: str, sandbox: str, epoch: int, not_after: int) -> None:
+        if (sandbox, epoch) in self.machines:
+            claim = self.machines[sandbox, epoch]
+            self.machines[sandbox, epoch] = claim.model_copy(update={"not_after": not_after})
+
+    async def claims(self) -> dict[str, Sequence[Claim]]:
+        return {self.node_id: tuple(self.machines.values())}
+
+    async def nodes(self) -> Sequence[NodeFacts]:
+        return [
+            NodeFacts(
+                node_id=self.node_id,
+                boot_id="b",
+                region="loc",
+                version="0",
+                isolations={"runc": IsolationFacts(version="1", pause_keeps="files")},
+                default_isolation="runc",
+                images={"bun": "d", "python": "d", "base": "d"},
+                slots=self.slots,
+                slots_used=len(self.machines),
+                warm={},
+                disk_limit=True,
+                admitting=True,
+            )
+        ]
+
+    async def watch(self) -> AsyncIterator[ClaimHint]:
+        await asyncio.Event().wait()
+        yield ClaimHint()
+
+    async def leaks(self) -> Leaks:
+        return Leaks(leaks=())
+
+    def die(self, sandbox: str, reason: DeathReason, at: int) -> None:
+        """End a machine under its sandbox."""
+        key = next(key for key in self.machines if key[0] == sandbox)
+        change = {"state": ClaimState.DEAD, "reason": reason, "died_at": at}
+        self.machines[key] = self.machines[key].model_copy(update=change)
+
+
+class NeverStarts(MemoryEngine):
+    """A node whose machines fail to boot."""
+
+    async def place(self, wish: ClaimWish) -> tuple[str, Claim]:
+        raise PlacementFailed("its guest never answered")
+
+
+class AnswersLost(MemoryEngine):
+    """A node that does what it is asked while every other answer is lost on the way."""
+
+    def __init__(self, now_ms: Callable[[], int], slots: int = 1000) -> None:
+        super().__init__(now_ms, slots)
+        self._calls = 0
+
+    def _maybe_lose(self) -> None:
+        self._calls += 1
+        if self._calls % 2:
+            raise NodeAway("the answer was lost")
+
+    async def place(self, wish: ClaimWish) -> tuple[str, Claim]:
+        placed = await super().place(wish)
+        self._maybe_lose()
+        return placed
+
+    async def release(self, node: str | None, sandbox: str, epoch: int) -> Release:
+        released = await super().release(node, sandbox, epoch)
+        self._maybe_lose()
+        return released
+
+
+@dataclasses.dataclass
+class Clock:
+    """Epoch ms that a test sets."""
+
+    at: int = 1_800_000_000_000
+
+    def __call__(self) -> int:
+        return self.at
