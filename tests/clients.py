@@ -173,7 +173,7 @@ class Sandbox:
 
     def wait(self, process: str, timeout_ms: int = 60_000) -> dict[str, Any]:
         """A background command's record once it has finished."""
-        answer: dict[str, Any] = self.post("/processes/wait", processId=process, timeout=timeout_ms)
+        answer: dict[str, Any] = self.post("/processes/wait", processId=process, timeoutMs=timeout_ms)
         return answer
 
     def output(self, process: str, stream: str = "stdout", **query: Any) -> bytes:

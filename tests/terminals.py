@@ -3,6 +3,7 @@
 import json
 import time
 from types import TracebackType
+from urllib.parse import parse_qs, urlsplit
 
 from websockets.sync.client import ClientConnection, connect
 
@@ -13,6 +14,7 @@ class Terminal:
     """One connection to a terminal; `seen` is all that it has shown."""
 
     def __init__(self, url: str) -> None:
+        self.id = parse_qs(urlsplit(url).query).get("terminalId", [""])[0]
         self.socket: ClientConnection = connect(url, open_timeout=30, close_timeout=2, max_size=None)
         self.seen = b""
 
@@ -35,7 +37,7 @@ class Terminal:
 
     def resize(self, rows: int, cols: int) -> None:
         """Say the window's new size."""
-        self.socket.send(json.dumps({"type": "resize", "rows": rows, "cols": cols}))
+        self.socket.send(json.dumps({"terminalId": self.id, "resize": {"rows": rows, "cols": cols}}))
 
     def until(self, words: str, within_s: float = 20.0) -> bytes:
         """All shown so far, once it holds `words`."""

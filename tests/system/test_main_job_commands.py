@@ -60,7 +60,7 @@ def test_a_command_that_is_not_there_is_127_and_one_that_cannot_run_is_126(sandb
 def test_a_signal_is_told_as_such(sandbox: Sandbox) -> None:
     answer = sandbox.exec("kill -SEGV $$")
     assert (answer["outcome"], answer["exitCode"]) == ("signalled", 139), answer
-    assert answer["signal"] in (11, "SEGV", "SIGSEGV")
+    assert answer["signal"] == 11
 
 
 def test_all_bytes_come_back_in_base64(sandbox: Sandbox) -> None:
@@ -165,7 +165,7 @@ def test_a_background_command_is_listed_fed_signalled_and_waited_for(sandbox: Sa
 
 
 def test_stdin_of_a_background_command_is_written_in_pieces_and_closed(sandbox: Sandbox) -> None:
-    process = sandbox.exec("cat; echo done", background=True, keepStdin=True)["processId"]
+    process = sandbox.exec("cat; echo done", background=True)["processId"]
     for piece in ("one ", "two ", "é\n"):
         sandbox.post("/processes/stdin", processId=process, data=piece)
     sandbox.post("/processes/stdin", processId=process, data="", close=True)
@@ -180,7 +180,7 @@ def test_output_is_followed_to_the_end(sandbox: Sandbox) -> None:
 
 def test_a_cancelled_command_says_cancelled(sandbox: Sandbox) -> None:
     process = sandbox.background("setsid sleep 4322 & sleep 4322")
-    sandbox.post("/processes/signal", processId=process, signal="KILL", tree=True, cancel=True)
+    sandbox.post("/processes/signal", processId=process, signal="KILL")
     assert sandbox.wait(process)["outcome"] == "cancelled"
     assert "4322" not in sandbox.exec("pgrep -x sleep -a")["stdout"]
 

@@ -43,7 +43,7 @@ CALLS = [
     ("POST", "/fs/write", {"path": "/workspace/x", "content": ""}),
     ("POST", "/fs/mkdir", {"path": "/workspace/x"}),
     ("POST", "/fs/remove", {"path": "/workspace/x"}),
-    ("POST", "/fs/url", {"path": "/workspace/x"}),
+    ("POST", "/fs/url", {"path": "/workspace/x", "operation": "upload"}),
 ]
 
 
