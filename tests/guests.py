@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 
 GUEST = Path(__file__).parent.parent / "guest" / "boxkeep_guest"
@@ -46,7 +45,8 @@ class GuestProgram:
         file = self.directory / "boot.json"
         file.write_text(json.dumps(self.boot))
         command = ["/usr/bin/python3", "-I", "-S", "-B", str(GUEST), str(file)]
-        self.process = subprocess.Popen(command, stderr=(self.directory / "stderr").open("ab"))
+        with (self.directory / "stderr").open("ab") as stderr:
+            self.process = subprocess.Popen(command, stderr=stderr)
         deadline = time.monotonic() + READY_SECONDS
         while True:
             try:
@@ -102,7 +102,7 @@ def guest_program() -> Iterator[GuestProgram]:
     program.stop()
     errors = program.errors()
     shutil.rmtree(directory)
-    assert errors == ""
+    assert errors == "", errors
 
 
 @pytest.fixture
@@ -150,7 +150,9 @@ class Commands:
         plain = {"op": "process.start", "id": process_id(), "command": command, "args": args, "cwd": self.cwd}
         return {**plain, "timeoutMs": 60_000, "answer": "exit", "tail": 1 << 20, **fields}
 
-    async def run(self, command: str, args: list[str] | None = None, **fields: Any) -> tuple[dict[str, Any], bytes, bytes]:
+    async def run(
+        self, command: str, args: list[str] | None = None, **fields: Any
+    ) -> tuple[dict[str, Any], bytes, bytes]:
         """Run a command to its end: the record, stdout and stderr."""
         return await self.ask(self.request(command, args, **fields))
 

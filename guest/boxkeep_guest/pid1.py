@@ -38,6 +38,8 @@ def attend_signals(reap: Callable[[], None], stop: Callable[[], None]) -> None:
     alone = os.getpid() == 1
     for name in _DEADLY if alone else ("SIGTERM", "SIGINT"):
         loop.add_signal_handler(getattr(signal, name), _nothing if alone else stop)
+    # A full wake-up pipe means that the loop is about to reap anyway: nothing to warn of.
+    signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
 
 
 def _nothing() -> None:

@@ -61,7 +61,7 @@ def _soft_limit(limits: bytes, name: bytes) -> int:
     at = limits.find(name)
     if at < 0:
         return 0
-    value = limits[at + len(name) : at + len(name) + 24].split()
+    value = limits[at + len(name) : at + len(name) + 64].split()
     return int(value[0]) if value and value[0].isdigit() else 0
 
 

@@ -11,10 +11,8 @@ import uvicorn
 import uvloop
 
 from boxkeep_server.control.changes import Changes
-from boxkeep_server.control.command_rows import StoredCommands
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.files import Files
-from boxkeep_server.control.happenings import Happenings
 from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Keys
 from boxkeep_server.control.liveness import Liveness
@@ -43,6 +41,7 @@ from boxkeep_server.model.ids import new_id
 from boxkeep_server.nodes.client import NodeClient
 from boxkeep_server.settings import Settings
 from boxkeep_server.store import organisations
+from boxkeep_server.store.commands import CommandRows
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal, key_file
 from boxkeep_server.web.app import build
@@ -130,7 +129,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         Round("extend", Extend(database, steps, engine).run_once, 2.0, (EXTEND,)),
         Round("collect", Collect(database, steps, **keeping).run_once, 60.0),
     )
-    rows = StoredCommands(database)
+    rows = CommandRows(database)
     liveness = Liveness(sandboxes.states, partial(_any_change, changes))
     visits = Visits(reacher, guests, liveness)
     recorder = Recorder(rows.write)
@@ -140,7 +139,6 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         rates=Rates(time.monotonic, limited=settings.control.rate_limits),
         idempotency=Idempotency(database, now_ms, settings.control.idempotency_kept_hours * HOUR_MS),
         sandboxes=sandboxes,
-        events=Happenings(database, changes),
         commands=Commands(visits=visits, recorder=recorder, settler=settler, new_id=new_id, now_ms=now_ms),
         processes=Processes(visits=visits, rows=rows, settler=settler, now_ms=now_ms),
         files=Files(visits),

@@ -151,7 +151,7 @@ async def test_more_time_wins_over_expiry_and_reaches_the_node(rig: Rig, clock: 
     caller = await rig.caller()
     made = await ready(rig, caller, max_duration_ms=1000)
     clock.at += 900
-    await rig.sandboxes.patch(caller, made.id, {"max_duration_ms": 60_000})
+    await rig.sandboxes.patch(caller, made.id, max_duration_ms=60_000)
     clock.at += 900
     await rig.round()
     assert (await rig.sandboxes.get(caller, made.id)).status is Status.READY
@@ -244,11 +244,11 @@ async def test_nothing_of_another_organisation_is_visible(rig: Rig) -> None:
     for forbidden in (
         rig.sandboxes.get(other, made.id),
         rig.sandboxes.end(other, made.id),
-        rig.sandboxes.patch(other, made.id, {"name": "x"}),
+        rig.sandboxes.patch(other, made.id, name="x"),
     ):
         with pytest.raises(SandboxNotFound, match="Sandbox session not found"):
             await forbidden
-    page = await rig.sandboxes.list(other, limit=10, cursor=None, status=None, metadata={})
+    page = await rig.sandboxes.list(other, limit=10)
     assert page.items == []
 
 
@@ -261,17 +261,17 @@ async def test_pages_show_each_sandbox_once_newest_first(rig: Rig, clock: Clock)
     seen: list[Sandbox] = []
     cursor = None
     while True:
-        page = await rig.sandboxes.list(caller, limit=3, cursor=cursor, status=None, metadata={})
+        page = await rig.sandboxes.list(caller, limit=3, cursor=cursor)
         seen += page.items
         cursor = page.next_cursor
         if cursor is None:
             break
     assert [one.created_at for one in seen] == sorted((one.created_at for one in made), reverse=True)
     assert {one.id for one in seen} == {one.id for one in made}
-    odd = await rig.sandboxes.list(caller, limit=10, cursor=None, status="queued", metadata={"odd": "1"})
+    odd = await rig.sandboxes.list(caller, limit=10, status=[Status.QUEUED], metadata={"odd": "1"})
     assert len(odd.items) == 3
     with pytest.raises(Invalid):
-        await rig.sandboxes.list(caller, limit=3, cursor="nonsense", status=None, metadata={})
+        await rig.sandboxes.list(caller, limit=3, cursor="nonsense")
 
 
 async def test_a_revoked_key_is_refused_within_a_second(rig: Rig, clock: Clock) -> None:

@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 from boxkeep_server.control.inside import Process, read_process
+from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.launches import TAIL, Launch, Output, Result, Stream
 from boxkeep_server.control.liveness import SandboxGone
-from boxkeep_server.control.ports import Caller
 from boxkeep_server.control.record import Recorder
 from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.visits import Download, Visit, Visits
@@ -44,7 +44,9 @@ class Commands:
         """Whether a command or terminal lives in the sandbox, as far as this process knows."""
         return self._settler.attends(sandbox_id)
 
-    async def run(self, caller: Caller, sandbox_id: str, launch: Launch, tail: int = TAIL) -> Result:
+    async def run(
+        self, caller: Caller, sandbox_id: str, launch: Launch, process_id: str | None = None, tail: int = TAIL
+    ) -> Result:
         """Run something to its end, whatever becomes of the client; its record is durable before this returns.
 
         Raises:
@@ -54,7 +56,7 @@ class Commands:
             SandboxFault, Unavailable, TimedOut: the inside answers wrongly, or not at all.
         """
         visit = await self._visits.begin(caller, sandbox_id)
-        command = self._record(caller, visit, launch)
+        command = self._record(caller, visit, launch, process_id)
         with self._settler.held(command):
             try:
                 process, stdout, stderr = await self._to_exit(visit, command, launch, tail)
@@ -73,14 +75,14 @@ class Commands:
             tails = [await _tail_of(visit, process, stream, tail) for stream in ("stdout", "stderr")]
             return process, tails[0], tails[1]
 
-    async def launch(self, caller: Caller, sandbox_id: str, launch: Launch) -> Command:
+    async def launch(self, caller: Caller, sandbox_id: str, launch: Launch, process_id: str | None = None) -> Command:
         """Start something and leave it running: returns once its guest has it and its record is durable.
 
         Raises:
             The same as `run`.
         """
         visit = await self._visits.begin(caller, sandbox_id)
-        command = self._record(caller, visit, launch)
+        command = self._record(caller, visit, launch, process_id)
         self._settler.attend(command)
         try:
             async with self._beginning(command):
@@ -137,8 +139,8 @@ class Commands:
         await download.aclose()
         raise Unavailable("The sandbox cannot be reached")
 
-    def _record(self, caller: Caller, visit: Visit, launch: Launch) -> Command:
-        command = launch.record(self._new_id(), visit.sandbox, caller.key_id, self._now_ms())
+    def _record(self, caller: Caller, visit: Visit, launch: Launch, process_id: str | None = None) -> Command:
+        command = launch.record(process_id or self._new_id(), visit.sandbox, caller.key_id, self._now_ms())
         self._recorder.open(command)
         return command
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from boxkeep_server.control.inside import Entry, read_as, read_count
-from boxkeep_server.control.ports import Caller
+from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.visits import Visit, Visits
 from boxkeep_server.model.errors import SandboxFault, TooLarge
 

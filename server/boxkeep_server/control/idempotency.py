@@ -15,11 +15,22 @@ WAIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """An answer that is kept for its key."""
+class Answer:
+    """An answer that is kept."""
 
     status: int
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The right to do the work of a key. What is made gets `effect` as its id: if this process dies before it answers,
+    the next try has the same one, finds what was made, and makes nothing twice."""
+
+    organisation: str
+    route: str
+    key: str
+    effect: str
 
 
 class Idempotency:
@@ -31,10 +42,8 @@ class Idempotency:
         self._kept_ms = kept_ms
         self._owner = new_id()
 
-    async def begin(self, organisation: str, route: str, key: str, fingerprint: str) -> Stored | None:
-        """The answer that was given under this key; None for the first, which must `finish` or `abandon`.
-
-        Waits while another is at it; one whose process has died is at nothing.
+    async def begin(self, organisation: str, route: str, key: str, fingerprint: str) -> Answer | Slot:
+        """The answer that was given under this key, or the right to work one out. Waits while another is at it.
 
         Raises:
             Conflict: the key came with another request before.
@@ -42,33 +51,38 @@ class Idempotency:
         """
         until = asyncio.get_running_loop().time() + WAIT_S
         while asyncio.get_running_loop().time() < until:
-            mine, stored = await self._try(organisation, route, key, fingerprint)
-            if mine or stored is not None:
-                return stored
+            begun = await self._try(organisation, route, key, fingerprint)
+            if begun is not None:
+                return begun
             await asyncio.sleep(POLL_S)
         raise Unavailable("The first request with this Idempotency-Key is still being worked on")
 
-    async def _try(self, organisation: str, route: str, key: str, fingerprint: str) -> tuple[bool, Stored | None]:
+    async def _try(self, organisation: str, route: str, key: str, fingerprint: str) -> Answer | Slot | None:
         now = self._now_ms()
         async with self._database.writing() as connection:
             kept = await answers.find(connection, organisation, route, key)
-            if kept is not None and kept.created_at > now - self._kept_ms:
+            if kept is not None and kept.created_at <= now - self._kept_ms:
+                kept = None
+            if kept is not None:
                 if kept.fingerprint != fingerprint:
-                    raise Conflict("Idempotency-Key was used with another request")
+                    raise Conflict("This Idempotency-Key was used with another request")
                 if kept.status is not None and kept.body is not None:
-                    return False, Stored(kept.status, kept.body)
+                    return Answer(kept.status, kept.body)
                 if kept.owner == self._owner:
-                    return False, None
-            mine = Kept(fingerprint, new_id(), self._owner, now, None, None)
+                    return None
+            effect = new_id() if kept is None else kept.effect
+            mine = Kept(fingerprint, effect, self._owner, now, None, None)
             await answers.reserve(connection, organisation, route, key, mine)
-        return True, None
+        return Slot(organisation, route, key, effect)
 
-    async def finish(self, organisation: str, route: str, key: str, stored: Stored) -> None:
-        """Keep the answer of the first."""
+    async def complete(self, slot: Slot, answer: Answer) -> None:
+        """Keep an answer."""
         async with self._database.writing() as connection:
-            await answers.complete(connection, organisation, route, key, self._owner, stored.status, stored.body)
+            await answers.complete(
+                connection, slot.organisation, slot.route, slot.key, self._owner, answer.status, answer.body
+            )
 
-    async def abandon(self, organisation: str, route: str, key: str) -> None:
+    async def give_up(self, slot: Slot) -> None:
         """Free the key of a request that had no effect."""
         async with self._database.writing() as connection:
-            await answers.give_up(connection, organisation, route, key, self._owner)
+            await answers.give_up(connection, slot.organisation, slot.route, slot.key, self._owner)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from boxkeep_server.control.inside import Process
-from boxkeep_server.control.record import Ending
 from boxkeep_server.model.commands import Command, Outcome
 from boxkeep_server.model.sandboxes import Reason, Sandbox
+from boxkeep_server.store.commands import Ending
 
 Kind = Literal["exec", "code", "terminal"]
 Stream = Literal["stdout", "stderr"]

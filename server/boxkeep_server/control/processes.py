@@ -5,15 +5,16 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from boxkeep_server.control.inside import Process, read_as, read_count
+from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.launches import Stream
 from boxkeep_server.control.liveness import SandboxGone
-from boxkeep_server.control.ports import Caller, CommandPage, CommandRows
 from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.visits import Visit, Visits
 from boxkeep_server.model.commands import Command
 from boxkeep_server.model.errors import BoxkeepError, Conflict, NotFound, NotReady, SandboxFault
 from boxkeep_server.model.ids import is_id
 from boxkeep_server.model.sandboxes import Sandbox
+from boxkeep_server.store.commands import CommandPage, CommandRows
 
 SIGKILL = 9
 LISTED_BY_GUEST = 1000

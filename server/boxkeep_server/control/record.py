@@ -4,25 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from boxkeep_server.model.commands import Command, Outcome
+from boxkeep_server.model.commands import Command
 from boxkeep_server.model.errors import Unavailable
+from boxkeep_server.store.commands import Ending
 
 LINGER_S = 0.02
 RETRY_S = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a command ended, to be written unless another ending was before it. `ended_at` is epoch ms of the host."""
-
-    id: str
-    ended_at: int
-    outcome: Outcome
-    exit_code: int | None = None
-    signal: int | None = None
-    reason: str | None = None
-    stdout_bytes: int | None = None
-    stderr_bytes: int | None = None
 
 
 Write = Callable[[Sequence[Command], Sequence[Ending]], Awaitable[Mapping[str, Command]]]

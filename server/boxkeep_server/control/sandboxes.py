@@ -1,19 +1,20 @@
 """What users do with sandboxes: create, read, list, change, end, wait; within their plan."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+import base64
+import binascii
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
-from boxkeep_server.control import cursors
 from boxkeep_server.control.changes import Changes
-from boxkeep_server.control.ports import Caller
+from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.steps import Steps
 from boxkeep_server.model import hours
 from boxkeep_server.model.errors import Conflict, Invalid, LimitReached, SandboxNotFound
-from boxkeep_server.model.events import EventType
+from boxkeep_server.model.events import Event, EventType
 from boxkeep_server.model.ids import is_id, new_id
 from boxkeep_server.model.plans import DEFAULT_DURATION_MS, Plan
 from boxkeep_server.model.sandboxes import NewSandbox, Reason, Sandbox
@@ -155,17 +156,17 @@ class Sandboxes:
         self,
         caller: Caller,
         *,
-        limit: int,
-        cursor: str | None,
-        status: str | None,
-        metadata: Mapping[str, str],
+        limit: int = 100,
+        cursor: str | None = None,
+        status: Collection[Status] | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> Page:
         """Sandboxes of the caller's organisation, newest first.
 
         Raises:
             Invalid: the cursor is none of ours.
         """
-        before = None if cursor is None else cursors.read(cursor)
+        before = None if cursor is None else _read_cursor(cursor)
         async with self._database.reading() as connection:
             found = await sandboxes.page(
                 connection,
@@ -173,12 +174,12 @@ class Sandboxes:
                 limit=limit + 1,
                 before=before,
                 status=status,
-                metadata=metadata,
+                metadata=metadata or {},
             )
         items = found[:limit]
-        return Page(items, cursors.write(items[-1].created_at, items[-1].id) if len(found) > limit else None)
+        return Page(items, _cursor(items[-1]) if len(found) > limit else None)
 
-    async def patch(self, caller: Caller, sandbox_id: str, changes: Mapping[str, Any]) -> Sandbox:
+    async def patch(self, caller: Caller, sandbox_id: str, **given: Any) -> Sandbox:
         """Change `max_duration_ms` (from now, within the plan), `name` or `metadata`.
 
         Raises:
@@ -187,7 +188,7 @@ class Sandboxes:
         """
         for _ in range(_TRIES):
             before = await self.get(caller, sandbox_id)
-            changed = await self._patched(caller, before, changes)
+            changed = await self._patched(caller, before, given)
             if changed is not None:
                 self._steps.tell(changed)
                 return changed
@@ -263,6 +264,29 @@ class Sandboxes:
                     return sandbox
                 await ear.heard(min(left_s, POLL_S))
 
+    async def events(self, caller: Caller, sandbox_id: str, after: int, idle_s: float) -> AsyncIterator[Event | None]:
+        """The events of a sandbox behind sequence `after`, as they happen, to its end; None after `idle_s` of silence.
+
+        Raises:
+            SandboxNotFound: there is none, or it is another's.
+        """
+        with self._changes.listen(sandbox_id) as ear:
+            silent_s = 0.0
+            while True:
+                sandbox = await self.get(caller, sandbox_id)
+                async with self._database.reading() as connection:
+                    news = await sandboxes.events_after(connection, sandbox_id, after)
+                for event in news:
+                    yield event
+                    after, silent_s = event.sequence, 0.0
+                if not news and sandbox.status in OVER:
+                    return
+                if not news and not await ear.heard(POLL_S):
+                    silent_s += POLL_S
+                if silent_s >= idle_s:
+                    yield None
+                    silent_s = 0.0
+
 
 def checked_duration(wished_ms: int | None, plan: Plan) -> int:
     """How long a sandbox may run: as wished, by default the plan's maximum.
@@ -283,3 +307,17 @@ def checked_duration(wished_ms: int | None, plan: Plan) -> int:
             detail=f"The {plan.name} plan allows at most {plan.max_duration_ms} ms",
         )
     return wished_ms
+
+
+def _cursor(sandbox: Sandbox) -> str:
+    return base64.urlsafe_b64encode(f"{sandbox.created_at}:{sandbox.id}".encode()).decode()
+
+
+def _read_cursor(cursor: str) -> tuple[int, str]:
+    try:
+        at, _, sandbox_id = base64.urlsafe_b64decode(cursor.encode()).decode().partition(":")
+    except (binascii.Error, ValueError) as error:
+        raise Invalid("Invalid cursor") from error
+    if not (at.isascii() and at.isdigit() and len(at) < 16 and is_id(sandbox_id)):
+        raise Invalid("Invalid cursor")
+    return int(at), sandbox_id

@@ -9,13 +9,13 @@ from dataclasses import replace
 from boxkeep_server.control.inside import Process, read_count, read_process
 from boxkeep_server.control.launches import ending_of, ending_with, may_be_oom
 from boxkeep_server.control.liveness import SandboxGone
-from boxkeep_server.control.ports import CommandRows
-from boxkeep_server.control.record import Ending, Recorder
+from boxkeep_server.control.record import Recorder
 from boxkeep_server.control.visits import Visit, Visits
 from boxkeep_server.model.commands import Command, Outcome
 from boxkeep_server.model.errors import BoxkeepError, NotFound, NotReady, SandboxFault, Unavailable
 from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.statuses import OVER, Status
+from boxkeep_server.store.commands import CommandRows, Ending
 
 EVERY_S = 5.0
 WAIT_SLICE_MS = 20_000
@@ -39,7 +39,9 @@ class Settler:
         recorder: Recorder,
         oom_kills: Callable[[Sandbox], Awaitable[int]],
         now_ms: Callable[[], int],
+        tails_within_s: float = TAILS_WITHIN_S,
     ) -> None:
+        self._tails_within_s = tails_within_s
         self._visits = visits
         self._rows = rows
         self._recorder = recorder
@@ -95,22 +97,21 @@ class Settler:
         return await self._close(command, ending)
 
     async def settle_gone(self, command: Command) -> Command:
-        """Write that a command's sandbox ended under it, waiting shortly for the last of its output.
+        """How a command ended whose sandbox ended under it: as the sandbox's release writes it, with the last of its
+        output, or without that where it is slow.
 
         Raises:
             Unavailable: the store did not take it.
         """
         await self._recorder.written(command.id)
+        for _ in range(int(self._tails_within_s / TAILS_EVERY_S)):
+            row = await self._rows.get(command.id)
+            if row is not None and row.outcome is not None:
+                self._drop(command)
+                return row
+            await asyncio.sleep(TAILS_EVERY_S)
         sandbox = await self._visits.state(command.sandbox)
-        try:
-            async with asyncio.timeout(TAILS_WITHIN_S):
-                while sandbox is not None and sandbox.status not in OVER:
-                    await asyncio.sleep(TAILS_EVERY_S)
-                    sandbox = await self._visits.state(command.sandbox)
-        except TimeoutError:
-            pass
-        settled = await self._close(command, ending_with(command, sandbox, self._now_ms()))
-        return await self._rows.get(command.id) or settled
+        return await self._close(command, ending_with(command, sandbox, self._now_ms()))
 
     async def until_finished(self, visit: Visit, command: Command, within_ms: int | None = None) -> Process:
         """Wait in the guest until a command has finished, or as it is when the time is up.

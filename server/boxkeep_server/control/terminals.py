@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from boxkeep_server.control.inside import read_process
+from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.launches import Launch
-from boxkeep_server.control.ports import Caller, CommandRows
 from boxkeep_server.control.record import Recorder
 from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.visits import Duplex, Visit, Visits
 from boxkeep_server.model.errors import NotFound, SandboxFault
+from boxkeep_server.store.commands import CommandRows
 
 SHELL = "command -v bash >/dev/null 2>&1 && exec bash -l; exec sh -l"
 ENVIRONMENT = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}

@@ -5,8 +5,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.liveness import Liveness
-from boxkeep_server.control.ports import Caller, Ways
+from boxkeep_server.control.ports import Ways
 from boxkeep_server.guestwire import errors as wire
 from boxkeep_server.guestwire import frames
 from boxkeep_server.guestwire import streams as wire_streams

@@ -13,6 +13,8 @@ from boxkeep_server.guestwire.streams import Download, Duplex, send_chunks
 
 OPEN_MOST = 256
 IDLE_MOST = 32
+GREETING_MOST = 24
+"""Handshakes at once: a guest takes 64, of all processes of the host together."""
 CONNECT_SECONDS = 5.0
 HANDSHAKE_SECONDS = 5.0
 DEFAULT = -1.0
@@ -27,6 +29,7 @@ class _Machine:
         self.open: set[GuestConnection] = set()
         self.idle: list[GuestConnection] = []
         self.places = asyncio.Semaphore(OPEN_MOST)
+        self.greeting = asyncio.Semaphore(GREETING_MOST)
         self.calls = 0
         self.forgotten = False
 
@@ -204,7 +207,8 @@ class GuestPool:
             raise
 
     async def _open(self, machine: _Machine, address: GuestAddress) -> GuestConnection:
-        connection = await connect(address, machine.meter, machine.lost, self._seconds)
+        async with machine.greeting:
+            connection = await connect(address, machine.meter, machine.lost, self._seconds)
         if machine.forgotten:
             connection.close()
             raise GuestUnreachable("the machine was released")

@@ -1,67 +1,187 @@
-"""Records of commands: written in groups, ended once."""
+"""Commands: their records and the events of their beginnings and ends, many in one transaction."""
 
-from collections.abc import Collection, Mapping, Sequence
+import base64
+import binascii
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.commands import Command, Outcome
-from boxkeep_server.store.schema import commands
+from boxkeep_server.model.errors import Invalid
+from boxkeep_server.model.events import EventType
+from boxkeep_server.model.ids import is_id
+from boxkeep_server.store.database import Database
+from boxkeep_server.store.schema import commands, events, sandboxes
 
 _RECORD = [commands.c[name] for name in Command.__slots__]
-_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+OPEN_AT_ONCE = 10_000
 
 
-async def add(connection: AsyncConnection, begun: Sequence[Command]) -> None:
-    """Write commands that have begun; those that are written already stay as they are."""
-    if begun:
-        insert = _INSERTS[connection.dialect.name](commands).on_conflict_do_nothing(index_elements=["id"])
-        rows = [{name: _clean(getattr(command, name)) for name in Command.__slots__} for command in begun]
-        await connection.execute(insert, rows)
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a command ended, to be written unless another ending was before it. `ended_at` is epoch ms of the host."""
+
+    id: str
+    ended_at: int
+    outcome: Outcome
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str | None = None
+    stdout_bytes: int | None = None
+    stderr_bytes: int | None = None
 
 
-async def end(connection: AsyncConnection, command_id: str, values: Mapping[str, Any]) -> None:
-    """Write how a command ended, unless an ending is written already."""
-    still_open = sa.and_(commands.c.id == command_id, commands.c.outcome.is_(None))
-    cleaned = {name: _clean(value) for name, value in values.items()}
-    await connection.execute(sa.update(commands).where(still_open).values(cleaned))
+@dataclass(frozen=True, slots=True)
+class CommandPage:
+    """Commands, newest first, and where the next page begins."""
+
+    items: Sequence[Command]
+    next_cursor: str | None
 
 
-async def get_all(connection: AsyncConnection, ids: Collection[str]) -> dict[str, Command]:
-    """Those of `ids` that are there."""
-    rows = await connection.execute(sa.select(*_RECORD).where(commands.c.id.in_(list(ids))))
-    return {row.id: _record(row) for row in rows}
+class CommandRows:
+    """The records of all commands. Every method raises `Unavailable` when the store is away."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def write(self, opened: Sequence[Command], ended: Sequence[Ending]) -> Mapping[str, Command]:
+        """Write beginnings and ends in one transaction, each once however often it is written; the rows of the ends as
+        they then are: where another end was written before, that one."""
+        ends = {ending.id: ending for ending in ended}
+        async with self._database.writing() as connection:
+            known = {row.id: row for row in await _read(connection, list({*ends, *(one.id for one in opened)}))}
+            new = {one.id: _ended(one, ends.get(one.id)) for one in opened if one.id not in known}
+            if new:
+                await connection.execute(sa.insert(commands), [_values(row) for row in new.values()])
+            settled = {
+                row.id: row for row in [await _end(connection, ends[name]) for name in known if name in ends] if row
+            }
+            await _tell(
+                connection, list(new.values()), [row for row in (*new.values(), *settled.values()) if row.outcome]
+            )
+            lost = await _read(connection, [name for name in known if name in ends and name not in settled])
+            return {**{name: row for name, row in new.items() if name in ends}, **settled, **{r.id: r for r in lost}}
+
+    async def get(self, command_id: str) -> Command | None:
+        """One record."""
+        async with self._database.reading() as connection:
+            found = await _read(connection, [command_id])
+        return found[0] if found else None
+
+    async def page(self, sandbox_id: str, cursor: str | None, limit: int) -> CommandPage:
+        """A page of a sandbox's records, newest first.
+
+        Raises:
+            Invalid: the cursor is none of ours.
+        """
+        query = sa.select(*_RECORD).where(commands.c.sandbox == sandbox_id)
+        if cursor is not None:
+            at, command_id = _read_cursor(cursor)
+            same = sa.and_(commands.c.started_at == at, commands.c.id < command_id)
+            query = query.where(sa.or_(commands.c.started_at < at, same))
+        query = query.order_by(commands.c.started_at.desc(), commands.c.id.desc()).limit(limit + 1)
+        async with self._database.reading() as connection:
+            found = [_record(row) for row in await connection.execute(query)]
+        return CommandPage(found[:limit], _cursor(found[limit - 1]) if len(found) > limit else None)
+
+    async def open(self) -> Sequence[Command]:
+        """Records without an end, the oldest first, at most 10,000."""
+        query = sa.select(*_RECORD).where(commands.c.outcome.is_(None)).order_by(commands.c.started_at)
+        async with self._database.reading() as connection:
+            return [_record(row) for row in await connection.execute(query.limit(OPEN_AT_ONCE))]
 
 
-async def page(
-    connection: AsyncConnection, sandbox: str, before: tuple[int, str] | None, limit: int
-) -> Sequence[Command]:
-    """Commands of a sandbox, newest first, from before (started_at, id)."""
-    query = sa.select(*_RECORD).where(commands.c.sandbox == sandbox)
-    if before is not None:
-        at, command_id = before
-        older = sa.or_(commands.c.started_at < at, sa.and_(commands.c.started_at == at, commands.c.id < command_id))
-        query = query.where(older)
-    rows = await connection.execute(query.order_by(commands.c.started_at.desc(), commands.c.id.desc()).limit(limit))
-    return [_record(row) for row in rows]
+async def _read(connection: AsyncConnection, ids: Sequence[str]) -> list[Command]:
+    if not ids:
+        return []
+    return [_record(row) for row in await connection.execute(sa.select(*_RECORD).where(commands.c.id.in_(ids)))]
 
 
-async def still_open(connection: AsyncConnection, limit: int = 10_000) -> Sequence[Command]:
-    """Commands without an outcome, oldest first."""
-    query = sa.select(*_RECORD).where(commands.c.outcome.is_(None)).order_by(commands.c.started_at)
-    return [_record(row) for row in await connection.execute(query.limit(limit))]
+def _ended(command: Command, ending: Ending | None) -> Command:
+    return command if ending is None else replace(command, **_changes(ending))
 
 
-def _clean(value: Any) -> Any:
-    """Text that every database takes: without lone surrogates and NUL, which command lines may hold."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return value
+def _values(command: Command) -> dict[str, Any]:
+    return {name: getattr(command, name) for name in Command.__slots__}
+
+
+def _changes(ending: Ending) -> dict[str, Any]:
+    return {name: getattr(ending, name) for name in Ending.__slots__ if name != "id"}
+
+
+async def _end(connection: AsyncConnection, ending: Ending) -> Command | None:
+    """The row with this ending, None where it has another already."""
+    still_open = sa.and_(commands.c.id == ending.id, commands.c.outcome.is_(None))
+    changed = await connection.execute(
+        sa.update(commands).where(still_open).values(_changes(ending)).returning(*_RECORD)
+    )
+    row = changed.one_or_none()
+    return None if row is None else _record(row)
+
+
+async def _tell(connection: AsyncConnection, begun: Sequence[Command], over: Sequence[Command]) -> None:
+    """Write events behind each sandbox's last; the sequence alone moves, for the sandbox itself has not changed."""
+    news = [_started_event(row) for row in begun] + [_ended_event(row) for row in over]
+    counts = Counter(event["sandbox"] for event in news)
+    following: dict[str, int] = {}
+    for sandbox, count in sorted(counts.items()):
+        ours = sandboxes.c.id == sandbox
+        moved = sa.update(sandboxes).where(ours).values(sequence=sandboxes.c.sequence + count)
+        last: int | None = (await connection.execute(moved.returning(sandboxes.c.sequence))).scalar_one_or_none()
+        if last is not None:
+            following[sandbox] = last - count + 1
+    rows = []
+    for event in sorted(news, key=lambda event: event["at"]):
+        sandbox = event["sandbox"]
+        if sandbox in following:
+            rows.append({**event, "sequence": following[sandbox]})
+            following[sandbox] += 1
+    if rows:
+        await connection.execute(sa.insert(events), rows)
+
+
+def _started_event(row: Command) -> dict[str, Any]:
+    data = {"processId": row.id, "kind": row.kind, "background": row.background}
+    return _event(row, EventType.COMMAND_STARTED, row.started_at, row.started_by, data)
+
+
+def _ended_event(row: Command) -> dict[str, Any]:
+    data = {"processId": row.id, "outcome": row.outcome, "exitCode": row.exit_code}
+    return _event(row, EventType.COMMAND_ENDED, row.ended_at or row.started_at, "system", data)
+
+
+def _event(row: Command, kind: EventType, at: int, actor: str, data: Mapping[str, object]) -> dict[str, Any]:
+    return {
+        "sandbox": row.sandbox,
+        "organisation": row.organisation,
+        "type": kind,
+        "at": at,
+        "actor": actor,
+        "data": orjson.dumps(data).decode(),
+    }
 
 
 def _record(row: "sa.Row[Any]") -> Command:
-    values = dict(zip(Command.__slots__, row, strict=True))
+    values = dict(zip(Command.__slots__, row, strict=False))
     values["outcome"] = None if values["outcome"] is None else Outcome(values["outcome"])
     return Command(**values)
+
+
+def _cursor(command: Command) -> str:
+    return base64.urlsafe_b64encode(f"{command.started_at}:{command.id}".encode()).decode()
+
+
+def _read_cursor(cursor: str) -> tuple[int, str]:
+    try:
+        at, _, command_id = base64.urlsafe_b64decode(cursor.encode()).decode().partition(":")
+    except (binascii.Error, ValueError) as error:
+        raise Invalid("Invalid cursor") from error
+    if not (at.isascii() and at.isdigit() and len(at) < 16 and is_id(command_id)):
+        raise Invalid("Invalid cursor")
+    return int(at), command_id

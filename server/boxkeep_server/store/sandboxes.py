@@ -145,7 +145,7 @@ async def page(
     *,
     limit: int,
     before: tuple[int, str] | None,
-    status: str | None,
+    status: Collection[Status] | None,
     metadata: Mapping[str, str],
 ) -> Sequence[Sandbox]:
     """Sandboxes of an organisation, newest first, from before (created_at, id)."""
@@ -155,7 +155,7 @@ async def page(
         older = sandboxes.c.created_at < at
         query = query.where(sa.or_(older, sa.and_(sandboxes.c.created_at == at, sandboxes.c.id < sandbox_id)))
     if status is not None:
-        query = query.where(sandboxes.c.status == status)
+        query = query.where(sandboxes.c.status.in_(list(status)))
     for name, value in metadata.items():
         query = query.where(_metadata_is(connection, name, value))
     query = query.order_by(sandboxes.c.created_at.desc(), sandboxes.c.id.desc()).limit(limit)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -65,7 +66,11 @@ class Dispatch:
         if operation.method != "POST":
             return await operation.handler(call, query, body)
         fingerprint = hashlib.sha256(scope["query_string"] + b"\0" + raw).hexdigest()
-        return await answer_once(call, operation.path, fingerprint, lambda: operation.handler(call, query, body))
+
+        async def once(effect: str | None) -> Response:
+            return await operation.handler(replace(call, effect=effect), query, body)
+
+        return await answer_once(call, operation.path, fingerprint, once)
 
     async def _caller(self, operation: AnyOperation, request: Request, scope: Scope) -> tuple[Caller, Fields | None]:
         """Whoever asks; and the query, where a token in it had to be read for that."""

@@ -4,9 +4,9 @@ from collections.abc import Awaitable, Callable
 
 from starlette.responses import Response
 
+from boxkeep_server.control.idempotency import Answer as Kept
 from boxkeep_server.model.errors import Invalid
 from boxkeep_server.web.operations import Call
-from boxkeep_server.web.parts import Stored
 
 LONGEST_KEY = 255
 REPLAYED = {"Idempotent-Replayed": "true"}
@@ -24,22 +24,27 @@ def key_of(call: Call) -> str | None:
     return key
 
 
-async def answer_once(call: Call, path: str, fingerprint: str, answer: Callable[[], Awaitable[Response]]) -> Response:
-    """What the request gets: the kept answer of its key, or a new one. Refusals and streams are not kept."""
+async def answer_once(
+    call: Call, path: str, fingerprint: str, answer: Callable[[str | None], Awaitable[Response]]
+) -> Response:
+    """What the request gets: the kept answer of its key, or a new one, made with the id that the key has drawn.
+
+    Refusals and streams are not kept: asked again, the work is tried again.
+    """
     key = key_of(call)
     if key is None:
-        return await answer()
-    store, organisation = call.parts.idempotency, call.caller.organisation
-    stored = await store.begin(organisation, path, key, fingerprint)
-    if stored is not None:
-        return Response(stored.body, stored.status, REPLAYED, "application/json")
-    kept = False
+        return await answer(None)
+    store = call.parts.idempotency
+    begun = await store.begin(call.caller.organisation, path, key, fingerprint)
+    if isinstance(begun, Kept):
+        return Response(begun.body, begun.status, REPLAYED, "application/json")
+    done = False
     try:
-        response = await answer()
+        response = await answer(begun.effect)
         if response.media_type == "application/json":
-            await store.finish(organisation, path, key, Stored(response.status_code, bytes(response.body)))
-            kept = True
+            await store.complete(begun, Kept(response.status_code, bytes(response.body)))
+            done = True
     finally:
-        if not kept:
-            await store.abandon(organisation, path, key)
+        if not done:
+            await store.give_up(begun)
     return response

@@ -21,11 +21,15 @@ B = TypeVar("B", bound=Fields)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request under way: who asks, and the parts that answer."""
+    """One request under way: who asks, and the parts that answer.
+
+    What it makes gets `effect` as its id, if there is one: the same request after a crash of ours makes it only once.
+    """
 
     request: Request
     caller: Caller
     parts: Parts
+    effect: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

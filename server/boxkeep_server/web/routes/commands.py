@@ -146,10 +146,10 @@ async def _perform(call: Call, body: _Run, launch: Launch) -> Response:
     if body.background and body.stream:
         raise Invalid("background and stream exclude each other: follow a background command by its output")
     if body.background:
-        command = await commands.launch(call.caller, body.id, launch)
+        command = await commands.launch(call.caller, body.id, launch, call.effect)
         return json_response({"id": body.id, "processId": command.id})
     if not body.stream:
-        return json_response(result_view(await commands.run(call.caller, body.id, launch), encoding))
+        return json_response(result_view(await commands.run(call.caller, body.id, launch, call.effect), encoding))
     watched = commands.stream(call.caller, body.id, launch)
     begun = await anext(watched)
     return EventStream(_events(begun, watched, encoding))

@@ -10,6 +10,7 @@ from boxkeep_server.model.errors import Invalid, NotBuilt
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.scopes import Scope, permits
+from boxkeep_server.model.statuses import ACTIVE, Status
 from boxkeep_server.web import shapes
 from boxkeep_server.web.capabilities import check_built, check_plan
 from boxkeep_server.web.fields import Fields, Nothing, Query, QueryInt, Text
@@ -84,7 +85,7 @@ async def create(call: Call, query: WaitQuery, body: CreateBody) -> Response:
         check_built(body.capabilities)
     if body.lifecycle is not None:
         raise NotBuilt("lifecycle is not available on this server yet")
-    sandbox = await call.parts.sandboxes.create(call.caller, body.wish())
+    sandbox = await call.parts.sandboxes.create(call.caller, body.wish(), call.effect)
     sandbox = await _awaited(call, query, sandbox)
     return json_response(created(sandbox))
 
@@ -100,11 +101,13 @@ async def read(call: Call, query: ReadQuery, _: Nothing) -> Response:
     """One sandbox, or a page of them."""
     if query.id is not None:
         return await _read_one(call, query.id)
-    page = await call.parts.sandboxes.list(
-        call.caller, limit=query.limit or 100, cursor=query.cursor, status=query.status, metadata=query.metadata or {}
-    )
     active = call.parts.commands.active
-    items = [listed(sandbox, active(sandbox.id)) for sandbox in page.items]
+    status = None if query.status is None else [Status.READY if query.status == ACTIVE else Status(query.status)]
+    page = await call.parts.sandboxes.list(
+        call.caller, limit=query.limit or 100, cursor=query.cursor, status=status, metadata=query.metadata
+    )
+    shown = [box for box in page.items if query.status != ACTIVE or active(box.id)]
+    items = [listed(box, active(box.id)) for box in shown]
     return json_response({"items": items, "nextCursor": page.next_cursor})
 
 
@@ -134,7 +137,7 @@ async def end(call: Call, query: DeleteQuery, body: DeleteBody) -> Response:
 async def change(call: Call, _: Nothing, body: PatchBody) -> Response:
     """Change what may be changed of a sandbox."""
     given = {name: getattr(body, name) for name in body.model_fields_set if name != "id"}
-    sandbox = await call.parts.sandboxes.patch(call.caller, body.id, given)
+    sandbox = await call.parts.sandboxes.patch(call.caller, body.id, **given)
     return json_response(_whole(call, sandbox))
 
 

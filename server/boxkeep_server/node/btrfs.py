@@ -1,0 +1,113 @@
+"""The few ioctls of btrfs that disks need: subvolumes, snapshots, their limits, and growing."""
+
+import errno
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+# Numbers and layouts: linux/btrfs.h. _IOW(0x94, n, 4096-byte arguments) and kin.
+_RESIZE: Final = 0x50009403
+_SNAP_DESTROY: Final = 0x5000940F
+_INO_LOOKUP: Final = 0xD0009412
+_SNAP_CREATE_V2: Final = 0x50009417
+_SUBVOL_CREATE_V2: Final = 0x50009418
+_QUOTA_CTL: Final = 0xC0109428
+_QGROUP_CREATE: Final = 0x4010942A
+_QGROUP_LIMIT: Final = 0x8030942B
+
+_QUOTA_ENABLE: Final = 1
+_LIMIT_MAX_REFERENCED: Final = 1
+_READ_ONLY: Final = 2
+_ROOT_INODE: Final = 256
+
+
+def create_subvolume(parent: Path, name: str) -> None:
+    """A new, empty subvolume."""
+    with _Directory(parent) as directory:
+        fcntl.ioctl(directory, _SUBVOL_CREATE_V2, _arguments_v2(0, name))
+
+
+def create_snapshot(source: Path, parent: Path, name: str, *, read_only: bool = False) -> None:
+    """A snapshot of `source`; crash-consistent when `source` is being written."""
+    with _Directory(parent) as directory, _Directory(source) as origin:
+        fcntl.ioctl(directory, _SNAP_CREATE_V2, _arguments_v2(origin, name, _READ_ONLY if read_only else 0))
+
+
+def delete_subvolume(parent: Path, name: str) -> None:
+    """Delete a subvolume; its space comes back in the background."""
+    with _Directory(parent) as directory:
+        fcntl.ioctl(directory, _SNAP_DESTROY, _arguments(name))
+
+
+def is_subvolume(path: Path) -> bool:
+    """Whether `path` is the root of a subvolume."""
+    return path.lstat().st_ino == _ROOT_INODE
+
+
+def subvolume_id(path: Path) -> int:
+    """The id of the subvolume that `path` lies in."""
+    argument = bytearray(struct.pack("=QQ4080s", 0, _ROOT_INODE, b""))
+    with _Directory(path) as directory:
+        fcntl.ioctl(directory, _INO_LOOKUP, argument)
+    found: int = struct.unpack_from("=Q", argument)[0]
+    return found
+
+
+def enable_quota(filesystem: Path) -> None:
+    """Turn quota groups on. May be repeated."""
+    with _Directory(filesystem) as directory:
+        try:
+            fcntl.ioctl(directory, _QUOTA_CTL, bytearray(struct.pack("=QQ", _QUOTA_ENABLE, 0)))
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+
+
+def limit(subvolume: Path, size_bytes: int) -> None:
+    """Let a subvolume reference at most `size_bytes`."""
+    argument = struct.pack("=QQQQQQ", 0, _LIMIT_MAX_REFERENCED, size_bytes, 0, 0, 0)
+    with _Directory(subvolume) as directory:
+        fcntl.ioctl(directory, _QGROUP_LIMIT, argument)
+
+
+def forget_limit(filesystem: Path, subvolume: int) -> bool:
+    """Remove the quota group of a deleted subvolume; False while its space is still being freed."""
+    with _Directory(filesystem) as directory:
+        try:
+            fcntl.ioctl(directory, _QGROUP_CREATE, struct.pack("=QQ", 0, subvolume))
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                return False
+            if error.errno not in (errno.ENOENT, errno.EINVAL, errno.ENOTCONN):
+                raise
+    return True
+
+
+def grow(filesystem: Path) -> None:
+    """Let the file system fill its device."""
+    with _Directory(filesystem) as directory:
+        fcntl.ioctl(directory, _RESIZE, _arguments("max"))
+
+
+def _arguments(name: str) -> bytearray:
+    return bytearray(struct.pack("=q4088s", 0, os.fsencode(name)))
+
+
+def _arguments_v2(descriptor: int, name: str, flags: int = 0) -> bytearray:
+    return bytearray(struct.pack("=qQQ4Q4040s", descriptor, 0, flags, 0, 0, 0, 0, os.fsencode(name)))
+
+
+class _Directory:
+    """A directory's descriptor for the length of a `with`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> int:
+        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return self._descriptor
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)

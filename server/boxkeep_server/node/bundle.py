@@ -1,0 +1,278 @@
+"""The guest's bundle: a self-contained interpreter and the guest, content-addressed, that runs in any root file system."""
+
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from boxkeep_server.node.elf import needed_libraries, program_interpreter
+
+PYTHON = "python3.11"
+PACKAGES = ("python3-minimal", "libpython3-stdlib")
+_LIBRARY_DIRECTORIES = (
+    "lib/x86_64-linux-gnu",
+    "usr/lib/x86_64-linux-gnu",
+    "lib/aarch64-linux-gnu",
+    "usr/lib/aarch64-linux-gnu",
+    "lib64",
+    "usr/lib64",
+    "lib",
+    "usr/lib",
+)
+_FORMAT = "1"
+_STARTUP_MODULES = (
+    "encodings.ascii",
+    "encodings.idna",
+    "encodings.latin_1",
+    "encodings.utf_8",
+    "stringprep",
+    "traceback",
+    "tokenize",
+    "compileall",
+    "py_compile",
+)
+_PROBE = """if True:
+    import importlib, pkgutil, sys
+    for unwanted in ("ssl", "_hashlib"):
+        sys.modules[unwanted] = None
+    sys.path.insert(0, sys.argv[1])
+    import boxkeep_guest
+    for module in pkgutil.iter_modules(boxkeep_guest.__path__):
+        if module.name != "__main__":
+            importlib.import_module("boxkeep_guest." + module.name)
+    import concurrent.futures.thread, _ctypes
+    for name in sys.argv[2:]:
+        importlib.import_module(name)
+    for module in sorted(sys.modules):
+        file = getattr(sys.modules[module], "__file__", None)
+        if file:
+            print(file)
+"""
+_COMPILE = """if True:
+    import os, py_compile, sys
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    for root, directories, files in os.walk(sys.argv[1]):
+        directories.sort()
+        for name in sorted(files):
+            if name.endswith(".py"):
+                path = os.path.join(root, name)
+                shown = "/boxkeep/" + os.path.relpath(path, sys.argv[1])
+                py_compile.compile(path, dfile=shown, doraise=True, invalidation_mode=mode)
+"""
+
+
+class BundleError(Exception):
+    """The bundle cannot be built from that tree; the sentence says why."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A built bundle: its digest and its directory `<target>/<digest>`."""
+
+    digest: str
+    path: Path
+
+    def command(self, mounted: str) -> list[str]:
+        """The command line, but for the boot file, that runs the guest when the bundle is mounted at `mounted`."""
+        python = f"{mounted}/py/bin/python3"
+        loader = [f"{mounted}/lib/ld.so", "--library-path", f"{mounted}/lib", "--argv0", python]
+        return [*loader, python, "-I", "-S", "-B", f"{mounted}/guest/boxkeep_guest"]
+
+
+def build_bundle(target: Path, guest: Path, tree: Path = Path("/")) -> Bundle:
+    """Build the bundle below `target` from a Debian `tree` with python3.11 and the `guest` package directory.
+
+    The same input gives the same digest; one that is there already is left alone. Only whole bundles ever appear.
+
+    Raises:
+        BundleError: the tree has no usable interpreter.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=target))
+    try:
+        _assemble(building, guest, tree)
+        _seal(building)
+        digest = digest_of(building)
+        place = target / digest
+        if not place.exists():
+            _put(building, place)
+        return Bundle(digest, place)
+    finally:
+        if building.exists():
+            shutil.rmtree(building)
+
+
+def make_tree(directory: Path) -> Path:
+    """A Debian tree with the interpreter in `directory`, made by mmdebstrap from this machine's own apt sources.
+
+    Raises:
+        BundleError: mmdebstrap is not there or failed.
+    """
+    include = ",".join((*PACKAGES, "libffi8"))
+    options = ["--variant=extract", f"--include={include}", "--format=directory", "--mode=root"]
+    sources = [str(path) for path in apt_sources()]
+    try:
+        subprocess.run(["mmdebstrap", *options, "", str(directory), *sources], check=True, capture_output=True)
+    except FileNotFoundError:
+        raise BundleError("mmdebstrap is not installed") from None
+    except subprocess.CalledProcessError as error:
+        raise BundleError("mmdebstrap failed: " + error.stderr.decode(errors="replace")[-500:]) from error
+    return directory
+
+
+def apt_sources(apt: Path = Path("/etc/apt")) -> list[Path]:
+    """The files in which this machine names its package sources."""
+    listed = sorted((apt / "sources.list.d").glob("*.sources")) + sorted((apt / "sources.list.d").glob("*.list"))
+    classic = apt / "sources.list"
+    has_classic = classic.exists() and any(
+        line.startswith("deb ") for line in classic.read_text(encoding="utf-8").splitlines()
+    )
+    return [classic, *listed] if has_classic else listed
+
+
+def digest_of(directory: Path) -> str:
+    """A digest of a tree's names, types, modes and contents."""
+    total = hashlib.sha256(_FORMAT.encode())
+    for path in sorted(directory.rglob("*")):
+        status = path.lstat()
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(status.st_mode) else ""
+        total.update(f"{path.relative_to(directory)}\0{status.st_mode:o}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def _assemble(building: Path, guest: Path, tree: Path) -> None:
+    libraries = building / "lib"
+    libraries.mkdir()
+    python = building / "py" / "bin" / "python3"
+    python.parent.mkdir(parents=True)
+    source = tree / "usr" / "bin" / PYTHON
+    if not source.exists():
+        raise BundleError(f"{tree} has no usr/bin/{PYTHON}")
+    shutil.copyfile(source, python)
+    python.chmod(0o755)
+    shutil.copyfile(_resolve(tree, program_interpreter(source).lstrip("/")), libraries / "ld.so")
+    (libraries / "ld.so").chmod(0o755)
+    _copy_libraries(python, libraries, tree)
+    _copy_modules(building, guest, tree, _used_modules(building, guest, tree))
+    _copy_guest(building, guest)
+    for part in ("py/lib", "guest"):
+        _run_python(building, tree, _COMPILE, str(building / part))
+
+
+def _copy_guest(building: Path, guest: Path) -> None:
+    place = building / "guest" / "boxkeep_guest"
+    place.mkdir(parents=True)
+    for module in sorted(guest.glob("*.py")):
+        shutil.copyfile(module, place / module.name)
+
+
+def _copy_libraries(program: Path, libraries: Path, tree: Path) -> None:
+    """Copy the shared libraries that `program` needs, and those that they need."""
+    waiting = [program]
+    while waiting:
+        for name in needed_libraries(waiting.pop()):
+            place = libraries / name
+            if name.startswith("ld-linux") or place.exists():
+                continue
+            shutil.copyfile(_find_library(tree, name), place)
+            place.chmod(0o755)
+            waiting.append(place)
+
+
+def _find_library(tree: Path, name: str) -> Path:
+    for directory in _LIBRARY_DIRECTORIES:
+        found = tree / directory / name
+        if found.exists() or found.is_symlink():
+            return _resolve(tree, f"{directory}/{name}")
+    raise BundleError(f"{tree} has no library {name}")
+
+
+def _resolve(tree: Path, inside: str) -> Path:
+    """The file that a path within `tree` means, absolute symlinks being the tree's own."""
+    at = Path(inside)
+    for _ in range(40):
+        real = tree / at
+        parts = at.parts
+        link = next((i for i in range(1, len(parts) + 1) if (tree / Path(*parts[:i])).is_symlink()), None)
+        if link is None:
+            if not real.is_file():
+                raise BundleError(f"{tree} has no {inside}")
+            return real
+        head = Path(*parts[:link])
+        to = Path(os.readlink(tree / head))
+        to = Path(*to.parts[1:]) if to.is_absolute() else head.parent / to
+        at = Path(os.path.normpath(to / Path(*parts[link:]))) if parts[link:] else Path(os.path.normpath(to))
+    raise BundleError(f"{tree} has a loop of symlinks at {inside}")
+
+
+def _used_modules(building: Path, guest: Path, tree: Path) -> list[Path]:
+    """The files, relative to the standard library, that the guest loads when all of it is imported."""
+    library = tree / "usr" / "lib" / PYTHON
+    found = []
+    for line in _run_python(building, tree, _PROBE, str(guest.parent), *_STARTUP_MODULES).splitlines():
+        path = Path(line)
+        if path.is_relative_to(library):
+            found.append(path.relative_to(library))
+    if not found:
+        raise BundleError(f"the interpreter of {tree} loads no standard library from {library}")
+    return found
+
+
+def _copy_modules(building: Path, guest: Path, tree: Path, modules: list[Path]) -> None:
+    library = tree / "usr" / "lib" / PYTHON
+    place = building / "py" / "lib" / PYTHON
+    (place / "lib-dynload").mkdir(parents=True)
+    for module in modules:
+        copy = place / module
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_resolve(tree, str((library / module).relative_to(tree))), copy)
+        if copy.suffix == ".so":
+            _copy_libraries(copy, building / "lib", tree)
+
+
+def _run_python(building: Path, tree: Path, program: str, *arguments: str) -> str:
+    """Run a program with the tree's interpreter and whole standard library; what it prints."""
+    library = tree / "usr" / "lib" / PYTHON
+    paths = ":".join(str(tree / directory) for directory in _LIBRARY_DIRECTORIES if (tree / directory).is_dir())
+    head = f"import sys; sys.path[:] = [{str(library)!r}, {str(library / 'lib-dynload')!r}]\n"
+    loader = [str(building / "lib" / "ld.so"), "--library-path", f"{building / 'lib'}:{paths}"]
+    command = [*loader, str(building / "py" / "bin" / "python3"), "-S", "-B", "-s", "-c", head + program, *arguments]
+    environment = {"PYTHONHOME": str(tree / "usr"), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise BundleError("the tree's interpreter failed: " + ran.stderr[-500:])
+    return ran.stdout
+
+
+def _seal(building: Path) -> None:
+    """Root's own, and read-only."""
+    for path in (building, *building.rglob("*")):
+        executable = path.is_dir() or path.stat().st_mode & 0o100
+        if os.geteuid() == 0:
+            os.chown(path, 0, 0)
+        path.chmod(0o555 if executable else 0o444)
+
+
+def _put(building: Path, place: Path) -> None:
+    """Move a finished bundle to its place, durably; another builder may have been first."""
+    for path in building.rglob("*"):
+        if path.is_file():
+            _sync(path)
+    try:
+        building.rename(place)
+    except OSError:
+        if not place.exists():
+            raise
+    _sync(place.parent)
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

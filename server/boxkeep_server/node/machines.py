@@ -1,0 +1,343 @@
+"""Whole machines: started from parts, destroyed without a trace from whatever state they are in, and found again."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from boxkeep_server.model.ids import is_id
+from boxkeep_server.node import oci, overlays, processes, syscalls
+from boxkeep_server.node.cgroups import Usage
+from boxkeep_server.node.idmap import first_uid
+from boxkeep_server.node.interior import furnish, make_directories, write_file
+from boxkeep_server.node.overlays import Body
+from boxkeep_server.node.parts import Attached, MachineSpec, Parts
+from boxkeep_server.node.records import Machine, Records
+from boxkeep_server.node.runtimes import Runtime
+from boxkeep_server.node.tails import Tail, read_tails
+
+_log = logging.getLogger(__name__)
+
+_GUEST_TIMEOUT_S: Final = 20.0
+_GUEST_POLL_S: Final = 0.002
+_FREEZE_TIMEOUT_S: Final = 5.0
+_LAST_WORDS_BYTES: Final = 2048
+
+
+class BootFailed(Exception):
+    """A machine was made and its guest does not answer; the sentence says what is known."""
+
+
+class Machines:
+    """The machines of one node, to be used from inside its mount space.
+
+    Everything of a machine carries its id and nothing of it is kept in memory, so any process may go on where another
+    was killed. Calls for one machine must not overlap; calls for different ones may.
+    """
+
+    def __init__(self, lib: Path, run: Path, parts: Parts) -> None:
+        self._records = Records(lib / "machines")
+        self._bodies = run / "machines"
+        self._parts = parts
+
+    async def start(self, spec: MachineSpec) -> Machine:
+        """Make a machine and answer when its guest listens.
+
+        Raises:
+            BootFailed: its guest does not answer.
+            RuntimeFailed, OSError: it could not be made.
+            After any of them, what there is of it waits for `destroy`.
+        """
+        return await self._make(spec, None)
+
+    async def restore(self, spec: MachineSpec, directory: Path) -> Machine:
+        """Make a machine that goes on from what `checkpoint` kept in `directory`, as a new one with its own address.
+
+        Its guest answers by the id and secret that it had then. May be called any number of times for one directory.
+
+        Raises:
+            as `start`; RuntimeFailed too where the memory cannot be had again on this host.
+        """
+        return await self._make(replace(spec, origin=directory / "disk"), directory)
+
+    async def checkpoint(self, machine: Machine, directory: Path) -> None:
+        """Keep memory and disk of a runsc machine, as they are at one moment, in `directory` of the pool; it ends.
+
+        Raises:
+            RuntimeFailed: the memory cannot be written, and the machine goes on.
+        """
+        (directory / "memory").mkdir(mode=0o700, parents=True)
+        try:
+            await self._runtime(machine).checkpoint(machine.id, directory / "memory")
+        finally:
+            processes.reap_orphans(self._parts.cgroups.parent)
+        await asyncio.to_thread(self._end_processes, machine.id)
+        await asyncio.to_thread(self._parts.disks.keep, machine.id, directory, "disk")
+        born = replace(machine, pid=None, started=None)
+        Records(directory).write(born)
+
+    async def destroy(self, machine: str) -> dict[str, Tail]:
+        """Remove a machine: processes, cgroup, mounts, network, disk. May be repeated, and begun from any state.
+
+        Answers what its unfinished commands wrote last. While a call like `start` is under way in a process that
+        was killed, its commands are ended first.
+
+        Raises:
+            TimeoutError: a process of it cannot be killed.
+        """
+        record = self._records.read(machine)
+        await asyncio.to_thread(self._end_processes, machine)
+        tails, *_ = await asyncio.gather(asyncio.to_thread(self._remove_matter, machine), self._detach(machine, record))
+        for runtime in self._parts.runtimes.values():
+            runtime.forget(machine)
+        self._records.remove(machine)
+        if record is not None:
+            self._parts.addresses.rest(record.index)
+        return tails
+
+    def found(self) -> list[str]:
+        """The ids of all machines that there is any trace of, be it in files, cgroups, disks or processes' state."""
+        parts = self._parts
+        found = {*self._records.machines(), *parts.cgroups.machines(), *parts.disks.machines()}
+        for runtime in parts.runtimes.values():
+            found.update(runtime.machines())
+        with contextlib.suppress(FileNotFoundError):
+            found.update(entry.name for entry in self._bodies.iterdir() if is_id(entry.name))
+        return sorted(found)
+
+    def read(self, machine: str) -> Machine | None:
+        """What is written of a machine; None when nothing is."""
+        return self._records.read(machine)
+
+    def alive(self, machine: Machine) -> bool:
+        """Whether a machine's first process runs, on this boot of the host."""
+        return (
+            machine.pid is not None
+            and machine.started is not None
+            and machine.boot_id == boot_id()
+            and processes.is_alive(machine.pid, machine.started)
+        )
+
+    async def exited(self, machine: Machine) -> None:
+        """Wait until a machine's first process has ended, this process's child or not."""
+        if machine.pid is not None and machine.started is not None and machine.boot_id == boot_id():
+            await processes.ended(machine.pid, machine.started)
+        processes.reap_orphans(self._parts.cgroups.parent)
+
+    def usage(self, machine: str) -> Usage:
+        """What a machine uses of memory and processor, and how often the kernel killed in it.
+
+        Raises:
+            FileNotFoundError: there is nothing of it that could use anything.
+        """
+        return self._parts.cgroups.usage(machine)
+
+    async def freeze(self, machine: str) -> None:
+        """Stop everything in a machine; answers when it has stopped. May be repeated.
+
+        Raises:
+            TimeoutError: it does not stop within 5 s, and is let go on.
+        """
+        cgroups = self._parts.cgroups
+        cgroups.freeze(machine, True)
+        try:
+            async with asyncio.timeout(_FREEZE_TIMEOUT_S):
+                while not cgroups.frozen(machine):  # noqa: ASYNC110 - the kernel sends no event in v1
+                    await asyncio.sleep(_GUEST_POLL_S)
+        except TimeoutError:
+            cgroups.freeze(machine, False)
+            raise
+
+    def thaw(self, machine: str) -> None:
+        """Let a frozen machine go on. May be repeated."""
+        self._parts.cgroups.freeze(machine, False)
+
+    async def rename(self, machine: Machine, hostname: str) -> None:
+        """Give a running machine another host name, where its guest cannot: under runc."""
+        if machine.isolation == "runc" and machine.pid is not None:
+            await asyncio.to_thread(_set_hostname, machine.pid, hostname)
+
+    async def _make(self, spec: MachineSpec, memory: Path | None) -> Machine:
+        laps = [time.perf_counter()]
+        machine = self._new_record(spec, memory)
+        self._records.write(machine)
+        attached, _ = await asyncio.gather(
+            self._parts.network.attach(spec.id, machine.index),
+            asyncio.to_thread(self._make_disk, spec, machine, memory),
+        )
+        laps.append(time.perf_counter())
+        machine = replace(machine, address=attached.address, netns=str(attached.netns_path))
+        await asyncio.to_thread(self._make_body, spec, machine, attached, memory)
+        laps.append(time.perf_counter())
+        machine = await self._run(machine, memory)
+        laps.append(time.perf_counter())
+        await self._wait_for_guest(machine)
+        laps.append(time.perf_counter())
+        _log.info("machine %s is up: %s", machine.id, _told(laps, ("disk and network", "body", "runtime", "guest")))
+        return machine
+
+    def _new_record(self, spec: MachineSpec, memory: Path | None) -> Machine:
+        kept = _kept(memory) if memory else None
+        return Machine(
+            id=spec.id,
+            born_as=kept.born_as if kept else spec.id,
+            isolation=spec.isolation,
+            image=spec.image.name,
+            digest=spec.image.digest,
+            index=self._parts.addresses.take(spec.id),
+            address="",
+            port=oci.PORT,
+            secret=kept.secret if kept else spec.secret,
+            boot_id=boot_id(),
+            netns="",
+        )
+
+    def _make_disk(self, spec: MachineSpec, machine: Machine, memory: Path | None) -> None:
+        disks, limit = self._parts.disks, spec.ceilings.disk_bytes
+        disk = disks.copy(spec.origin, machine.id, limit) if spec.origin else disks.create(machine.id, limit)
+        if memory is None:
+            boot = oci.boot_file(machine.id, machine.secret, machine.isolation, spec.ceilings)
+            write_file(disk, "boot.json", json.dumps(boot).encode(), 0o400)
+            make_directories(disk / "upper", oci.DIRECTORIES)
+            write_file(disk / "upper", oci.BOOT_FILE, b"")
+        overlays.lay_layers(self._body(machine.id), spec.image.root, disk, self._shift(machine))
+
+    def _make_body(self, spec: MachineSpec, machine: Machine, attached: Attached, memory: Path | None) -> None:
+        body, parts = self._body(machine.id), self._parts
+        if memory is None:
+            fresh = spec.origin is None
+            furnish(parts.disks.path(machine.id) / "upper", machine.id, spec.hostname, attached.gateway, fresh)
+        overlays.mount_root(body, self._shift(machine))
+        runc = machine.isolation == "runc"
+        if runc:
+            overlays.mount_sys(body, attached.netns_path)
+        layout = oci.Layout(
+            root=body.root,
+            disk=body.disk,
+            sys=body.sys if runc else None,
+            guest=parts.guest.tree,
+            netns=attached.netns_path,
+            cgroup=parts.cgroups.path(machine.id),
+        )
+        config = oci.config(
+            isolation=machine.isolation,
+            layout=layout,
+            ceilings=spec.ceilings,
+            host=parts.host,
+            hostname=spec.hostname,
+            argv=(*parts.guest.argv, oci.BOOT_FILE),
+            first_uid=self._shift(machine),
+        )
+        (body.directory / "config.json").write_text(json.dumps(config))
+
+    async def _run(self, machine: Machine, memory: Path | None) -> Machine:
+        bundle, runtime = self._body(machine.id).directory, self._runtime(machine)
+        pid_file = bundle / "pid"
+        with self._guest_log(machine.id).open("ab") as output:
+            if memory is None:
+                await runtime.run(machine.id, bundle, pid_file, output.fileno())
+            else:
+                await runtime.restore(machine.id, bundle, pid_file, memory / "memory", output.fileno())
+        pid = int(pid_file.read_text())
+        started = processes.start_time(pid)
+        if started is None:
+            raise BootFailed(self._last_words(machine.id))
+        machine = machine.running_as(pid, started)
+        self._records.write(machine)
+        return machine
+
+    async def _wait_for_guest(self, machine: Machine) -> None:
+        try:
+            async with asyncio.timeout(_GUEST_TIMEOUT_S):
+                while not await _listens(machine.address, machine.port):
+                    if not self.alive(machine):
+                        raise BootFailed(f"The guest has ended: {self._last_words(machine.id)}")
+                    await asyncio.sleep(_GUEST_POLL_S)
+        except TimeoutError:
+            raise BootFailed(f"The guest does not answer: {self._last_words(machine.id)}") from None
+
+    def _end_processes(self, machine: str) -> None:
+        """Blocking. Commands of the runtimes first, so that none makes anew what is being removed."""
+        parts = self._parts
+        binaries = {str(runtime.binary) for runtime in parts.runtimes.values()}
+        deadline = time.monotonic() + _FREEZE_TIMEOUT_S
+        parts.cgroups.kill(machine)
+        while at_work := processes.at_work_on(machine, binaries):
+            _kill_all(at_work)
+            processes.reap_orphans(parts.cgroups.parent)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the processes of machine {machine} do not go: {at_work}")
+            time.sleep(_GUEST_POLL_S)
+        parts.cgroups.remove(machine)
+        processes.reap_orphans(parts.cgroups.parent)
+
+    def _remove_matter(self, machine: str) -> dict[str, Tail]:
+        tails = read_tails(self._parts.disks.path(machine) / "log")
+        overlays.remove_body(self._body(machine))
+        self._parts.disks.delete(machine)
+        return tails
+
+    async def _detach(self, machine: str, record: Machine | None) -> None:
+        if record is not None:
+            await self._parts.network.detach(machine, record.index)
+
+    def _last_words(self, machine: str) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            return self._guest_log(machine).read_bytes()[-_LAST_WORDS_BYTES:].decode(errors="replace")
+        return ""
+
+    def _guest_log(self, machine: str) -> Path:
+        """What the guest itself writes: within the disk's limit, but where nothing inside sees it."""
+        return self._parts.disks.path(machine) / "guest.log"
+
+    def _runtime(self, machine: Machine) -> Runtime:
+        return self._parts.runtimes[machine.isolation]
+
+    def _shift(self, machine: Machine) -> int | None:
+        return first_uid(machine.index) if machine.isolation == "runc" else None
+
+    def _body(self, machine: str) -> Body:
+        return Body(self._bodies / machine)
+
+
+def boot_id() -> str:
+    """The name of this boot of the host."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _kept(directory: Path) -> Machine:
+    records = Records(directory)
+    found = [records.read(machine) for machine in records.machines()]
+    if len(found) != 1 or found[0] is None:
+        raise FileNotFoundError(f"no machine was kept in {directory}")
+    return found[0]
+
+
+def _kill_all(pids: Sequence[int]) -> None:
+    for pid in pids:
+        processes.kill(pid, processes.start_time(pid))
+
+
+def _set_hostname(pid: int, hostname: str) -> None:
+    with syscalls.inside(Path("/proc") / str(pid) / "ns" / "uts", syscalls.CLONE_NEWUTS):
+        syscalls.set_hostname(hostname)
+
+
+async def _listens(address: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(address, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def _told(laps: Sequence[float], names: Sequence[str]) -> str:
+    return ", ".join(
+        f"{name} {(after - before) * 1000:.0f} ms" for name, before, after in zip(names, laps, laps[1:], strict=False)
+    )

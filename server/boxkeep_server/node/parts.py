@@ -1,0 +1,104 @@
+"""What a machine is asked for and what it is made of: the words that machines share with images, network and guest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from boxkeep_server.model.node_api import Isolation
+from boxkeep_server.node.cgroups import Cgroups
+from boxkeep_server.node.disks import Disks
+from boxkeep_server.node.oci import Ceilings, Host
+from boxkeep_server.node.runtimes import Runtime
+
+
+class Image(Protocol):
+    """A read-only tree that machines begin from."""
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+
+    @property
+    def digest(self) -> str:
+        """What it holds."""
+
+    @property
+    def root(self) -> Path:
+        """Where it lies."""
+
+
+class Attached(Protocol):
+    """A machine's place in the network."""
+
+    @property
+    def netns_path(self) -> Path:
+        """Its network namespace."""
+
+    @property
+    def address(self) -> str:
+        """Its IPv4 address."""
+
+    @property
+    def gateway(self) -> str:
+        """The other end of its link, where its DNS forwarder answers."""
+
+
+class Network(Protocol):
+    """What machines need of the network."""
+
+    async def attach(self, machine: str, index: int) -> Attached:
+        """Give a machine the place of that number."""
+
+    async def detach(self, machine: str, index: int) -> None:
+        """Take it away. May be repeated."""
+
+
+class Addresses(Protocol):
+    """The numbers of the network's places, each lent to one machine at a time."""
+
+    def take(self, machine: str) -> int:
+        """Lend a number that is free."""
+
+    def rest(self, index: int) -> None:
+        """Take it back. May be repeated."""
+
+
+@dataclass(frozen=True)
+class Guest:
+    """The guest's self-contained tree on the host, and the command line that runs it inside but for the boot file."""
+
+    tree: Path
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What machines are made of on one node."""
+
+    disks: Disks
+    cgroups: Cgroups
+    network: Network
+    addresses: Addresses
+    runtimes: Mapping[Isolation, Runtime]
+    guest: Guest
+    host: Host
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """A machine wanted. `secret` is its first secret for the guest wire, 64 hex digits.
+
+    `origin` is the disk that it begins with a copy of, where it does not begin with an empty one.
+    """
+
+    id: str
+    isolation: Isolation
+    image: Image
+    ceilings: Ceilings
+    hostname: str
+    secret: str
+    origin: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"MachineSpec({self.id}, {self.isolation}, {self.image.name})"

@@ -1,0 +1,110 @@
+"""Processes of machines as the host sees them: told apart from later bearers of a pid, waited for, found, reaped."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+def start_time(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot; None when it is gone or a zombie."""
+    fields = _status(pid)
+    return None if fields is None or fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def is_alive(pid: int, started: int) -> bool:
+    """Whether the process that began at `started` still runs."""
+    return start_time(pid) == started
+
+
+async def ended(pid: int, started: int) -> None:
+    """Wait until the process that began at `started` has ended, whoever its parent is."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if is_alive(pid, started):
+            await _readable(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def kill(pid: int, started: int | None) -> None:
+    """Kill the process that began at `started`. May be repeated."""
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            if started is not None and is_alive(pid, started):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        finally:
+            os.close(descriptor)
+
+
+def at_work_on(machine: str, binaries: set[str]) -> list[int]:
+    """The pids of runtimes' commands, and of what wraps them, that a machine's id was given to."""
+    return [pid for pid in _all() if _is_at_work(pid, machine.encode(), {os.fsencode(path) for path in binaries})]
+
+
+def reap_orphans(cgroup: str) -> None:
+    """Collect the ended children of ours that came from machines: those of cgroups below `cgroup`.
+
+    Children that this process started by itself are left to whoever waits for them.
+    """
+    for pid in _children():
+        fields = _status(pid)
+        if fields is not None and fields[0] == b"Z" and f":/{cgroup}/" in _text(pid, "cgroup").decode():
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def _is_at_work(pid: int, machine: bytes, binaries: set[bytes]) -> bool:
+    words = _text(pid, "cmdline").split(b"\0")
+    if not any(machine in word for word in words):
+        return False
+    try:
+        program = os.fsencode((_PROC / str(pid) / "exe").readlink())
+    except OSError:
+        program = b""
+    return bool(binaries & {program, *words})
+
+
+def _all() -> Iterator[int]:
+    return (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal())
+
+
+def _children() -> list[int]:
+    tasks = (_PROC / "self" / "task").iterdir()
+    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
+
+def _status(pid: int) -> list[bytes] | None:
+    """The fields of /proc/<pid>/stat from the state on."""
+    status = _text(pid, "stat")
+    return status[status.rindex(b")") + 2 :].split() if status else None
+
+
+def _text(pid: int, file: str) -> bytes:
+    try:
+        return (_PROC / str(pid) / file).read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def finish() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    loop.add_reader(descriptor, finish)
+    try:
+        await done
+    finally:
+        loop.remove_reader(descriptor)

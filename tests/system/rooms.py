@@ -1,0 +1,195 @@
+"""A whole node body for tests: pool, cgroups, a small network, an image and a responder in place of the guest."""
+
+import asyncio
+import json
+import resource
+import secrets
+import shutil
+import string
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from boxkeep_server.model.node_api import Isolation
+from boxkeep_server.node import btrfs, runtimes
+from boxkeep_server.node.cgroups import Cgroups, layout
+from boxkeep_server.node.disks import Disks
+from boxkeep_server.node.machines import Machines
+from boxkeep_server.node.mountspace import MountSpace
+from boxkeep_server.node.oci import Ceilings, Host
+from boxkeep_server.node.parts import Guest, MachineSpec, Parts
+from boxkeep_server.node.runtimes import Runtime
+
+INSTANCE = "hbody"
+CACHE = Path("/var/cache/boxkeep-dev/hbody")
+RUNSC = CACHE / "rs/usr/bin/runsc"
+GIB = 1 << 30
+
+
+def ident() -> str:
+    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(32))
+
+
+@dataclass(frozen=True)
+class Image:
+    name: str
+    digest: str
+    root: Path
+
+
+@dataclass(frozen=True)
+class Attachment:
+    netns_path: Path
+    address: str
+    gateway: str
+
+
+class Addresses:
+    def __init__(self) -> None:
+        self._taken: set[int] = set()
+
+    def take(self, machine: str) -> int:
+        index = next(number for number in range(1, 16384) if number not in self._taken)
+        self._taken.add(index)
+        return index
+
+    def rest(self, index: int) -> None:
+        self._taken.discard(index)
+
+
+class DirectLinks:
+    """A veth from the host straight into each machine's namespace: enough to reach its guest."""
+
+    async def attach(self, machine: str, index: int) -> Attachment:
+        third, fourth = divmod(index * 4, 256)
+        gateway, address = (f"10.202.{third}.{fourth + host}" for host in (1, 2))
+        name, link = self._names(index)
+        await _ip(
+            f"netns add {name}",
+            f"link add {link} type veth peer name eth0 netns {name}",
+            f"addr add {gateway}/30 dev {link}",
+            f"link set {link} up",
+        )
+        await _ip(
+            "link set lo up",
+            f"addr add {address}/30 dev eth0",
+            "link set eth0 up",
+            f"route add default via {gateway}",
+            netns=name,
+        )
+        return Attachment(Path("/run/netns") / name, address, gateway)
+
+    async def detach(self, machine: str, index: int) -> None:
+        name, link = self._names(index)
+        if (Path("/sys/class/net") / link).exists():
+            await _ip(f"link del {link}")
+        if (Path("/run/netns") / name).exists():
+            await _ip(f"netns del {name}")
+
+    def _names(self, index: int) -> tuple[str, str]:
+        return f"bk-{INSTANCE}-{index}", f"b{INSTANCE}{index}"
+
+
+async def _ip(*lines: str, netns: str | None = None) -> None:
+    argv = ["ip", *(["-n", netns] if netns else []), "-batch", "-"]
+    process = await asyncio.create_subprocess_exec(*argv, stdin=asyncio.subprocess.PIPE)
+    await process.communicate("\n".join(lines).encode())
+    assert process.returncode == 0, lines
+
+
+def bundle() -> Path:
+    """A Python of its own: interpreter, standard library, loader and libraries from this host."""
+    tree = CACHE / "bundle"
+    if tree.exists():
+        return tree
+    fresh = tree.with_suffix(".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    (fresh / "py/bin").mkdir(parents=True)
+    (fresh / "lib").mkdir()
+    shutil.copy("/usr/bin/python3.11", fresh / "py/bin/python3")
+    ignore = shutil.ignore_patterns("test", "idlelib", "dist-packages", "site-packages", "config-*", "__pycache__")
+    shutil.copytree("/usr/lib/python3.11", fresh / "py/lib/python3.11", ignore=ignore, symlinks=False)
+    libraries = set()
+    for binary in (fresh / "py/bin/python3", *(fresh / "py/lib/python3.11/lib-dynload").glob("*.so")):
+        for word in subprocess.run(["ldd", binary], check=False, capture_output=True, text=True).stdout.split():
+            if word.startswith("/"):
+                libraries.add(Path(word))
+    for library in libraries:
+        name = "ld.so" if library.name.startswith("ld-linux") else library.name
+        shutil.copy(library, fresh / "lib" / name)
+    fresh.rename(tree)
+    return tree
+
+
+def guest() -> Guest:
+    tree = bundle()
+    shutil.copy(Path(__file__).with_name("responder.py"), tree / "responder.py")
+    at = "/.boxkeep/guest"
+    argv = (f"{at}/lib/ld.so", "--library-path", f"{at}/lib", "--argv0", f"{at}/py/bin/python3")
+    return Guest(tree, (*argv, f"{at}/py/bin/python3", "-I", "-S", "-B", f"{at}/responder.py"))
+
+
+class Room:
+    """An instance of the body below `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.lib = directory / "lib"
+        self.run = directory / "run"
+        self.space = MountSpace(self.run)
+
+    def open(self) -> None:
+        self.space.enter()
+        self.disks = Disks(self.lib / "pool.img", self.run / "pool")
+        self.disks.open(8 * GIB)
+        self.cgroups = Cgroups(layout(Path("/proc/mounts").read_text()), f"boxkeep-{INSTANCE}")
+        self.cgroups.open(8 * GIB)
+        self.image = self._image()
+        self.links = DirectLinks()
+        self.runtimes: dict[Isolation, Runtime] = {
+            "runc": runtimes.runc(Path("/usr/sbin/runc"), self.run),
+            "runsc": runtimes.runsc(RUNSC, self.run, runtimes.make_proc_sys(self.run / "proc-sys")),
+        }
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        self.parts = Parts(
+            disks=self.disks,
+            cgroups=self.cgroups,
+            network=self.links,
+            addresses=Addresses(),
+            runtimes=self.runtimes,
+            guest=guest(),
+            host=Host(open_files=hard, swap_accounting=True),
+        )
+        self.machines = Machines(self.lib, self.run, self.parts)
+
+    def close(self) -> None:
+        self.cgroups.close()
+        self.disks.close()
+        self.space.leave()
+        self.space.destroy()
+
+    def spec(self, isolation: Isolation = "runc", **ceilings: int) -> MachineSpec:
+        limits = Ceilings(memory_bytes=512 << 20, cpus=2.0, pids=256, disk_bytes=GIB)
+        wanted = replace(limits, **ceilings)
+        return MachineSpec(ident(), isolation, self.image, wanted, "box", secrets.token_hex(32))
+
+    def _image(self) -> Image:
+        tree = self.disks.images / "minbase"
+        if not tree.exists():
+            btrfs.create_subvolume(self.disks.images, "minbase")
+            subprocess.run(["cp", "-a", f"{CACHE}/minbase/.", tree], check=True)
+        return Image("minbase", "minbase", tree)
+
+
+async def ask(address: str, *argv: str) -> tuple[int, str]:
+    """Run `argv` inside through the responder: its exit code and what it said."""
+    return await call(address, "run", argv)
+
+
+async def call(address: str, *words: object) -> tuple[int, str]:
+    """Ask the responder for one of its operations."""
+    async with asyncio.timeout(60):
+        reader, writer = await asyncio.open_connection(address, 7071)
+        writer.write(json.dumps(words).encode() + b"\n")
+        answer = json.loads(await reader.read())
+        writer.close()
+    return answer["code"], answer["said"]
