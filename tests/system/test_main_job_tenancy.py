@@ -153,15 +153,12 @@ def test_other_bad_input_gets_a_sentence_that_names_the_field(api: Api, wish: di
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"runtime": "base"', b"1e999"]
+    "content", [b"{", b"[]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"runtime": "base"', b"1e999", b"NaN"]
 )
 def test_a_body_that_is_no_object_is_a_400(api: Api, content: bytes) -> None:
     response = api.ask("POST", "", content=content, headers={"Content-Type": "application/json"})
-    if response.status_code == 200:
-        api.delete(response.json()["id"])
-    assert response.status_code == (200 if content == b"" else 400) or content == b"", response.text
-    if response.status_code != 200:
-        assert set(response.json()) <= {"error", "code"}
+    assert response.status_code == 400, response.text
+    assert set(response.json()) <= {"error", "code"}
 
 
 def test_every_answer_carries_a_request_id_and_errors_have_one_shape(service: Service, api: Api) -> None:
