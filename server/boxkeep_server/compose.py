@@ -33,11 +33,13 @@ from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.steps import ANY, EXTEND, OBSERVE, PLACE, RELEASE, Steps
 from boxkeep_server.control.terminals import Terminals
 from boxkeep_server.control.visits import Visits
+from boxkeep_server.engine.gone import GoneEngine
 from boxkeep_server.engine.interface import Engine, EngineError
 from boxkeep_server.engine.local import LocalEngine
 from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.model.errors import Unavailable
 from boxkeep_server.model.ids import new_id
+from boxkeep_server.model.sandboxes import Reason
 from boxkeep_server.nodes.client import NodeClient
 from boxkeep_server.settings import Settings
 from boxkeep_server.store import organisations
@@ -182,15 +184,14 @@ async def _ready(database: Database, engine: Engine) -> None:
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Control]:
-    """A control plane over the store and the node of an instance."""
+async def opened(settings: Settings, engine: Engine) -> AsyncIterator[Control]:
+    """A control plane over the store of an instance and an engine."""
     database = await Database.open(settings.database_url)
     guests = GuestPool()
     try:
         async with database.writing() as connection:
             await organisations.seed_plans(connection)
-        async with NodeClient(settings.node_socket) as node:
-            yield control_over(settings, database, LocalEngine(node), guests)
+        yield control_over(settings, database, engine, guests)
     finally:
         await guests.close()
         await database.close()
@@ -206,13 +207,24 @@ async def open_keys(settings: Settings) -> AsyncIterator[Keys]:
         await database.close()
 
 
+async def end_all(settings: Settings) -> Sequence[str]:
+    """Write that every sandbox was ended by the operator, all machines being gone; their ids."""
+    async with opened(settings, GoneEngine()) as control:
+        work = asyncio.create_task(control.run())
+        try:
+            return await control.sandboxes.end_all(Reason.OPERATOR_SHUTDOWN)
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+
 def serve(settings: Settings) -> None:
     """Run the control plane until it is told to stop."""
     uvloop.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
-    async with opened(settings) as control:
+    async with NodeClient(settings.node_socket) as node, opened(settings, LocalEngine(node)) as control:
         config = uvicorn.Config(
             build(control.parts),
             host=settings.control.listen,

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import stat
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from boxkeep_server.model.ids import is_id
 from boxkeep_server.node import oci, overlays, processes, syscalls
 from boxkeep_server.node.cgroups import Usage
 from boxkeep_server.node.idmap import first_uid
-from boxkeep_server.node.interior import furnish, make_directories, write_file
+from boxkeep_server.node.interior import furnish, keep_tmp_on_disk, make_directories, write_file
 from boxkeep_server.node.overlays import Body
 from boxkeep_server.node.parts import Attached, MachineSpec, Parts
 from boxkeep_server.node.records import Machine, Records
@@ -44,6 +45,18 @@ class Machines:
         self._records = Records(lib / "machines")
         self._bodies = run / "machines"
         self._parts = parts
+
+    def open(self) -> None:
+        """Have the directory that bodies are mounted in. May be repeated.
+
+        Raises:
+            PermissionError: a machine's own uids could not reach it, as runc needs.
+        """
+        self._bodies.mkdir(parents=True, exist_ok=True)
+        self._bodies.chmod(0o711)
+        closed = [path for path in (self._bodies, *self._bodies.parents) if not path.stat().st_mode & stat.S_IXOTH]
+        if closed:
+            raise PermissionError(f"other accounts must be able to pass through {closed[0]} (mode 0711)")
 
     async def start(self, spec: MachineSpec) -> Machine:
         """Make a machine and answer when its guest listens.
@@ -205,6 +218,8 @@ class Machines:
             write_file(disk, "boot.json", json.dumps(boot).encode(), 0o400)
             make_directories(disk / "upper", oci.DIRECTORIES)
             write_file(disk / "upper", oci.BOOT_FILE, b"")
+        if machine.isolation == "runsc":
+            keep_tmp_on_disk(disk / "upper")
         overlays.lay_layers(self._body(machine.id), spec.image.root, disk, self._shift(machine))
 
     def _make_body(self, spec: MachineSpec, machine: Machine, attached: Attached, memory: Path | None) -> None:
