@@ -1,7 +1,7 @@
 """A control plane and a node of an instance of their own, started from the tree as an operator would, and taken down.
 
-What the environment says: `TEST_INSTANCE` (name), `TEST_SUBNET` (its sandboxes' network), `TEST_IMAGES` (where built
-images are kept from run to run), `TEST_KEEP_LOGS` (a directory that gets the services' logs).
+What the environment says: `TEST_INSTANCE` (name), `TEST_SUBNET` (its sandboxes' network), `TEST_CACHE` (where built
+images and runsc are kept from run to run), `TEST_KEEP_LOGS` (a directory that gets the services' logs).
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +24,9 @@ from pathlib import Path
 import httpx
 
 from tests.clients import Api, eventually
+from tests.ingredients import CACHE, TREE, runsc_binary
 from tests.leftovers import leftovers
 
-TREE = Path(__file__).resolve().parent.parent
-IMAGES = Path(os.environ.get("TEST_IMAGES", "/var/cache/boxkeep-test"))
 ACCOUNT = "boxkeep"
 UP_S = 180.0
 
@@ -71,9 +71,10 @@ class Service:
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """The variables that make a command of ours mean this instance."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("BOXKEEP_", "PYTEST_"))}
-        packages = (self.tree / package for package in ("sdk", "server", "guest"))
+        packages = (*(self.tree / package for package in ("sdk", "server", "guest")), self.root / "metadata")
         return {
             **kept,
+            "PATH": f"{CACHE / 'bin'}{os.pathsep}{kept['PATH']}",
             "PYTHONPATH": os.pathsep.join(str(package) for package in packages),
             "PYTHONDONTWRITEBYTECODE": "1",
             "BOXKEEP_INSTANCE": self.instance,
@@ -88,6 +89,8 @@ class Service:
             "BOXKEEP_NODE__MACHINE_DISK_GIB": "4",
             "BOXKEEP_NODE__MACHINE_MEMORY_MIB": "1024",
             "BOXKEEP_NODE__SLOTS": "64",
+            "BOXKEEP_NODE__WARM": '{"base/runc" = 1, "base/runsc" = 1}',
+            "BOXKEEP_NODE__IMAGES": str(CACHE / "images"),
             **self.settings,
             **(more or {}),
         }
@@ -177,7 +180,9 @@ class Service:
 
     def revoke(self, client: Api) -> None:
         """Revoke a client's key by the command line."""
-        raise NotImplementedError
+        listed = self.command("keys", "list").stdout.splitlines()
+        (line,) = [line for line in listed if client.key is not None and f"…{client.key[-4:]} " in line]
+        self.command("keys", "revoke", line.split()[0])
 
     def leaks(self) -> dict[str, list[str]]:
         """What `boxkeep doctor --leaks` counts, by kind; kinds without any are left out."""
@@ -252,9 +257,10 @@ def running_service(settings: Mapping[str, str] | None = None) -> Iterator[Servi
     subnet = os.environ.get("TEST_SUBNET", "10.206.0.0/16")
     root = Path("/var/lib/boxkeep-test") / instance
     with only_one(instance), account() as name:
-        _begin_afresh(root)
-        service = Service(instance, subnet, root, readable_tree(name, root / "tree"), name)
+        service = Service(instance, subnet, root, TREE, name)
         service.settings.update(settings or {})
+        _begin_afresh(service)
+        service.tree = readable_tree(name, root / "tree")
         try:
             prepare(service)
             service.start("node")
@@ -269,26 +275,38 @@ def running_service(settings: Mapping[str, str] | None = None) -> Iterator[Servi
             _make_sure(service)
 
 
-def _begin_afresh(root: Path) -> None:
-    if root.exists():
-        subprocess.run(["umount", "--recursive", "--lazy", str(root)], check=False, capture_output=True)
-        shutil.rmtree(root)
-    root.mkdir(parents=True)
-
-
-def base_tree() -> Path | None:
-    """Where the base image's tree lies, if it has been built."""
-    raise NotImplementedError
-
-
-def runsc_binary() -> str | None:
-    """The runsc that a node would use."""
-    raise NotImplementedError
+def _begin_afresh(service: Service) -> None:
+    """Take down what a run that was killed has left, and begin with empty directories."""
+    if service.root.exists():
+        _make_sure(service)
+        assert not service.left(), f"an earlier run left: {service.left()}"
+        shutil.rmtree(service.root)
+    service.root.mkdir(parents=True)
 
 
 def prepare(service: Service) -> None:
     """Directories as an installation has them, and the images, built once and kept."""
-    raise NotImplementedError
+    for directory in ("lib", "run", "log"):
+        (service.root / directory / service.instance).mkdir(parents=True, mode=0o711)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    assert runsc_binary(), "no runsc could be had: tests are for both isolations"
+    _describe_packages(service)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        service.command("images", "build", within_s=1800)
+
+
+def _describe_packages(service: Service) -> None:
+    """What installing the server would write about it, so that `boxkeep` finds its commands in the tree."""
+    project = tomllib.loads((service.tree / "server" / "pyproject.toml").read_text())["project"]
+    groups = [
+        f"[{group}]\n" + "".join(f"{name} = {where}\n" for name, where in entries.items())
+        for group, entries in project["entry-points"].items()
+    ]
+    described = service.root / "metadata" / "boxkeep_server-0.dist-info"
+    described.mkdir(parents=True)
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: boxkeep-server\nVersion: 0\n")
+    (described / "entry_points.txt").write_text("\n".join(groups))
 
 
 @contextlib.contextmanager
@@ -316,5 +334,8 @@ def _make_sure(service: Service) -> None:
     """After a failure too, end what still runs of the instance, so that the next run begins clean."""
     for name in list(service.running):
         service.kill(name)
+    for line in service.left().get("processes", []):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(line.split()[0]), signal.SIGKILL)
     if service.left():
         service.command("down", check=False, within_s=180)

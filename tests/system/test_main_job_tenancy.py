@@ -97,13 +97,7 @@ def test_a_url_that_grants_more_than_the_key_is_null(service: Service, owned: Sa
 def test_a_revoked_key_ends_within_a_second_and_its_urls_with_it(service: Service, owned: Sandbox) -> None:
     doomed = service.api("acceptance")
     url = doomed.call("GET", "/terminal", params={"id": owned.id})["terminalUrl"]
-    listed = service.command("keys", "list", "--org", "acceptance").stdout.splitlines()
-    candidates = [word for line in listed for word in line.split() if len(word) == 32 and word.isalnum()]
-    assert candidates, listed
-    known = set(candidates)
-    prefix = [line for line in listed if doomed.key is not None and doomed.key[:12] in line]
-    identity = (prefix[-1] if prefix else listed[-1]).split()
-    service.command("keys", "revoke", next(word for word in identity if word in known))
+    service.revoke(doomed)
     eventually("401", lambda: doomed.ask("GET", "").status_code == 401, 2)
     with pytest.raises(InvalidStatus):
         Terminal(url)
