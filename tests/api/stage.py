@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.files import Files
@@ -116,7 +115,7 @@ class Stage:
         self.rows = CommandRows(database)
         self.recorder = Recorder(self.rows.write)
         liveness = Liveness(self.sandboxes.states, self._changed)
-        visits = Visits(self.reacher, pool, liveness)
+        visits = self.visits = Visits(self.reacher, pool, liveness)
         self.settler = Settler(
             visits=visits,
             rows=self.rows,
@@ -196,7 +195,7 @@ class Stage:
         self.node.bind(assigning, address)
         self.reacher.guests[sandbox_id] = address
         now = self.clock()
-        times = {"started_at": now, "ready_at": now, "expires_at": now + 600_000}
+        times: dict[str, Any] = {"started_at": now, "ready_at": now, "expires_at": now + 600_000}
         moved = await self.steps.step(assigning, Status.READY, node=new_id(), region="loc", isolation="runc", **times)
         assert moved is not None
         return sandbox_id

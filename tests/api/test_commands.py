@@ -5,8 +5,11 @@ import base64
 import json
 
 import httpx
-
+from boxkeep_server.control.settle import Settler
+from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.model.commands import Outcome
+from boxkeep_server.model.events import Event, EventType
+
 from tests.api.stage import Stage
 
 EXEC = "/v1/sandboxes/exec"
@@ -42,7 +45,7 @@ async def test_an_unknown_user_is_a_400(api: httpx.AsyncClient, box: str) -> Non
 
 
 async def _started(stage: Stage) -> None:
-    while not await stage.rows.open():
+    while not await stage.rows.open():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 
@@ -114,6 +117,9 @@ async def test_a_background_command_is_listed_fed_signalled_and_waited_for(
     named = {"id": box, "processId": process}
     assert (await api.post(f"{PROCESSES}/stdin", json={**named, "data": "hello\n"})).json() == {"written": 6}
     assert (await api.post(f"{PROCESSES}/wait", json={**named, "timeoutMs": 50})).json()["state"] == "running"
+    async with asyncio.timeout(20):
+        while not (await api.get(f"{PROCESSES}/output", params=named)).content:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     assert (await api.post(f"{PROCESSES}/signal", json={**named, "signal": "KILL"})).json() == {"ok": True}
     ended = (await api.post(f"{PROCESSES}/wait", json=named)).json()
     assert (ended["state"], ended["outcome"]) == ("finished", "cancelled")
@@ -128,15 +134,15 @@ async def test_a_background_command_that_ends_is_settled_without_anyone_asking(
 ) -> None:
     process = (await api.post(EXEC, json={"id": box, "command": "exit 7", "background": True})).json()["processId"]
     async with asyncio.timeout(20):
-        while (row := await stage.rows.get(process)) is None or row.outcome is None:
+        while (row := await stage.rows.get(process)) is None or row.outcome is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert (row.outcome, row.exit_code) == (Outcome.EXITED, 7)
     kinds = [e.type for e in await _events(stage, box)]
-    assert kinds.count("sandbox.command.ended") == 1  # type: ignore[comparison-overlap]
+    assert kinds.count(EventType.COMMAND_ENDED) == 1
 
 
-async def _events(stage: Stage, box: str) -> list[object]:
-    found = []
+async def _events(stage: Stage, box: str) -> list[Event]:
+    found: list[Event] = []
     sandbox = await stage.sandboxes.state(box)
     assert sandbox is not None
     caller = await stage.keys.caller_of(sandbox.created_by)
@@ -181,3 +187,26 @@ async def test_a_queued_sandbox_takes_no_commands(api: httpx.AsyncClient, key: s
     queued = await stage.sandbox(key)
     response = await api.post(EXEC, json={"id": queued.id, "command": "true"})
     assert (response.status_code, response.json()) == (409, {"error": "Sandbox is not ready"})
+
+
+async def test_a_command_is_found_again_by_a_new_process_and_settled(
+    api: httpx.AsyncClient, box: str, stage: Stage, pool: GuestPool
+) -> None:
+    wish = {"id": box, "command": "sleep 0.5; exit 9", "background": True}
+    process = (await api.post(EXEC, json=wish)).json()["processId"]
+    successor = Settler(
+        visits=stage.visits,
+        rows=stage.rows,
+        recorder=stage.recorder,
+        oom_kills=stage.reacher.oom_kills,
+        now_ms=stage.clock,
+    )
+    assert await successor.adopt() == 1
+    work = asyncio.create_task(successor.run())
+    async with asyncio.timeout(20):
+        while (row := await stage.rows.get(process)) is None or row.outcome is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    assert (row.outcome, row.exit_code) == (Outcome.EXITED, 9)
+    assert [e.type for e in await _events(stage, box)].count(EventType.COMMAND_ENDED) == 1

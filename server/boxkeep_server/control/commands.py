@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
+from boxkeep_server.control.feed import feed, feeding
 from boxkeep_server.control.inside import Process, read_process
 from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.launches import TAIL, Launch, Output, Result, Stream
@@ -59,7 +60,8 @@ class Commands:
         command = self._record(caller, visit, launch, process_id)
         with self._settler.held(command):
             try:
-                process, stdout, stderr = await self._to_exit(visit, command, launch, tail)
+                async with feeding(visit, command, launch):
+                    process, stdout, stderr = await self._to_exit(visit, command, launch, tail)
                 settled = await self._settler.settle(command, process)
             except SandboxGone:
                 settled = await self._settler.settle_gone(command)
@@ -90,6 +92,8 @@ class Commands:
         except _Lost as lost:
             raise lost.cause from lost
         await self._recorder.written(command.id)
+        if launch.fed:
+            await feed(visit, command, launch.stdin or b"")
         return command
 
     async def stream(self, caller: Caller, sandbox_id: str, launch: Launch) -> AsyncGenerator[Watched, None]:
@@ -105,8 +109,9 @@ class Commands:
                 await self._recorder.written(command.id)
                 self._settler.attend(command)
                 yield command
-                async for item in self._watch(visit, command, download):
-                    yield item
+                async with feeding(visit, command, launch):
+                    async for item in self._watch(visit, command, download):
+                        yield item
         except SandboxGone:
             yield Result(await self._settler.settle_gone(command), b"", b"")
 

@@ -1,6 +1,7 @@
 """What is to be run and what came of it: pure values, and the decisions about them."""
 
 import base64
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Literal
 
 from boxkeep_server.control.inside import Process
 from boxkeep_server.model.commands import Command, Outcome
+from boxkeep_server.model.errors import TooLarge
 from boxkeep_server.model.sandboxes import Reason, Sandbox
 from boxkeep_server.store.commands import Ending
 
@@ -16,6 +18,8 @@ Stream = Literal["stdout", "stderr"]
 WORKSPACE = "/workspace"
 LINE_SHOWN = 4096
 TAIL = 1 << 20
+INPUT_IN_REQUEST = 256 * 1024
+REQUEST_MOST = (1 << 20) - 1024
 SIGKILL = 9
 KILLED_STATUS = 128 + SIGKILL
 
@@ -45,9 +49,18 @@ class Launch:
         whole = self.command if self.args is None else shlex.join((self.command, *self.args))
         return whole[:LINE_SHOWN]
 
+    @property
+    def fed(self) -> bool:
+        """Whether its input is too large for the request that starts it, and is sent beside."""
+        return self.stdin is not None and len(self.stdin) > INPUT_IN_REQUEST
+
     def request(self, process_id: str, answer: str, tail: int = 0) -> dict[str, object]:
-        """The guest wire's request that starts it."""
-        return {
+        """The guest wire's request that starts it.
+
+        Raises:
+            TooLarge: command, arguments and environment are more than one message holds.
+        """
+        request: dict[str, object] = {
             "op": "process.start",
             "id": process_id,
             "command": self.command,
@@ -55,14 +68,17 @@ class Launch:
             "cwd": self.cwd,
             "env": dict(self.env),
             "user": self.user,
-            "stdin": None if self.stdin is None else base64.b64encode(self.stdin).decode(),
-            "keepStdin": self.keep_stdin,
+            "stdin": None if self.stdin is None or self.fed else base64.b64encode(self.stdin).decode(),
+            "keepStdin": self.keep_stdin or self.fed,
             "timeoutMs": self.timeout_ms,
             "background": self.background,
             "pty": None if self.pty is None else {"rows": self.pty[0], "cols": self.pty[1]},
             "answer": answer,
             "tail": tail,
         }
+        if len(json.dumps(request)) > REQUEST_MOST:
+            raise TooLarge("Command, arguments and environment are too large together")
+        return request
 
     def record(self, process_id: str, sandbox: Sandbox, key_id: str, now_ms: int) -> Command:
         """The record of it, begun now."""

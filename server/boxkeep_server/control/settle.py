@@ -132,15 +132,20 @@ class Settler:
 
     async def run(self) -> None:
         """Settle for ever."""
+        clock = asyncio.get_running_loop().time
+        adopt_at = clock()
         async with asyncio.TaskGroup() as tasks:
             while True:
+                if clock() >= adopt_at:
+                    await self.adopt()
+                    adopt_at = clock() + EVERY_S
+                self._wake.clear()
                 await self.run_once(tasks)
                 try:
-                    async with asyncio.timeout(EVERY_S):
+                    async with asyncio.timeout_at(adopt_at):
                         await self._wake.wait()
                 except TimeoutError:
-                    await self.adopt()
-                self._wake.clear()
+                    continue
 
     async def run_once(self, tasks: asyncio.TaskGroup) -> int:
         """See that each sandbox with open commands has its watcher; how many have one."""

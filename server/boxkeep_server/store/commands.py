@@ -55,18 +55,16 @@ class CommandRows:
         they then are: where another end was written before, that one."""
         ends = {ending.id: ending for ending in ended}
         async with self._database.writing() as connection:
-            known = {row.id: row for row in await _read(connection, list({*ends, *(one.id for one in opened)}))}
-            new = {one.id: _ended(one, ends.get(one.id)) for one in opened if one.id not in known}
+            known = {row.id for row in await _read(connection, list({*ends, *(one.id for one in opened)}))}
+            new = [_ended(one, ends.get(one.id)) for one in opened if one.id not in known]
             if new:
-                await connection.execute(sa.insert(commands), [_values(row) for row in new.values()])
-            settled = {
-                row.id: row for row in [await _end(connection, ends[name]) for name in known if name in ends] if row
-            }
-            await _tell(
-                connection, list(new.values()), [row for row in (*new.values(), *settled.values()) if row.outcome]
-            )
-            lost = await _read(connection, [name for name in known if name in ends and name not in settled])
-            return {**{name: row for name, row in new.items() if name in ends}, **settled, **{r.id: r for r in lost}}
+                await connection.execute(sa.insert(commands), [_values(row) for row in new])
+            tried = [await _end(connection, ends[name]) for name in ends if name in known]
+            settled = [row for row in tried if row is not None]
+            await _tell(connection, new, [row for row in (*new, *settled) if row.outcome is not None])
+            rows = {row.id: row for row in (*new, *settled)}
+            lost = await _read(connection, [name for name in ends if name in known and name not in rows])
+            return {name: row for name, row in {**rows, **{row.id: row for row in lost}}.items() if name in ends}
 
     async def get(self, command_id: str) -> Command | None:
         """One record."""

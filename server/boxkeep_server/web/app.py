@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -38,11 +39,16 @@ OPERATIONS = (
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 
+def described() -> dict[str, Any]:
+    """The OpenAPI document of this API."""
+    return document(OPERATIONS, service.OPERATIONS)
+
+
 class Api:
     """HTTP to the dispatch, WebSockets to the terminals, everything else refused."""
 
     def __init__(self, parts: Parts) -> None:
-        shown = service.described(document(OPERATIONS, service.OPERATIONS))
+        shown = service.described(described())
         self._dispatch = Dispatch(OPERATIONS, (*service.OPERATIONS, shown), parts)
         self._terminals = terminals.TerminalSocket(parts)
 

@@ -1,0 +1,319 @@
+"""Sandboxes by HTTP: every row of the contract's errors, the fields, lists, tenancy, events."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from boxkeep_server.guestwire import GuestPool
+from boxkeep_server.model.ids import new_id
+from boxkeep_server.model.rates import RATES, CallKind, Rate
+from boxkeep_server.model.scopes import Scope
+from boxkeep_server.model.statuses import Status
+
+from tests.api.stage import Stage, staged
+from tests.guests import GuestProgram
+
+PATH = "/v1/sandboxes"
+
+CREATE_REFUSED = [
+    ({"runtime": "node"}, "Invalid runtime. Must be one of: bun, python, base"),
+    ({"runtime": 5}, "Invalid runtime. Must be one of: bun, python, base"),
+    ({"size": "large"}, "Invalid size: 'large'. Must be one of: standard"),
+    ({"maxDurationMs": 0}, "Invalid maxDurationMs"),
+    ({"maxDurationMs": -1}, "Invalid maxDurationMs"),
+    ({"maxDurationMs": "60000"}, "Invalid maxDurationMs"),
+    ({"maxDurationMs": True}, "Invalid maxDurationMs"),
+    ({"region": "IAD"}, "Invalid region. Must be a 3-letter lowercase code"),
+    ({"region": "iadx"}, "Invalid region. Must be a 3-letter lowercase code"),
+    ({"runtme": "bun"}, "Unknown field 'runtme'. Did you mean 'runtime'?"),
+    ({"capabilities": {"browser": {"mod": "none"}}}, "Unknown field 'capabilities.browser.mod'. Did you mean 'mode'?"),
+    ({"env": {"1A": "x"}}, "Invalid env: '1A' is not a name. Names match [A-Za-z_][A-Za-z0-9_]*"),
+    ({"env": {"A": 1}}, "Invalid env: must be a map of strings"),
+    ({"env": {"A": "x" * 131_072}}, "Invalid env: must have at most 131072 bytes in all"),
+    ({"env": {"A": "\0"}}, "Invalid env: must not contain NUL"),
+    ({"metadata": {"a": "x" * 16_384}}, "Invalid metadata: must have at most 16384 bytes in all"),
+    ({"ephemeral": "no"}, "Invalid ephemeral: must be true or false"),
+    ({"isolation": "docker"}, "Invalid isolation: must be one of: runsc, runc"),
+    (
+        {"network": {"allow": ["10.0.0.0/99"]}},
+        "Invalid network.allow: '10.0.0.0/99' is not an IPv4 network such as 203.0.113.0/24",
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "sentence"), CREATE_REFUSED, ids=[json.dumps(b)[:40] for b, _ in CREATE_REFUSED])
+async def test_a_wrong_field_is_a_400_with_the_contracts_sentence(
+    api: httpx.AsyncClient, body: dict[str, object], sentence: str
+) -> None:
+    response = await api.post(PATH, json=body)
+    assert (response.status_code, response.json()) == (400, {"error": sentence})
+
+
+BODIES_REFUSED = [
+    (b"{", "not JSON"),
+    (b"[]", "must be a JSON object"),
+    (b'{"a": NaN}', "not JSON"),
+    (b'{"name": "\xff"}', "not JSON"),
+    (b'{"name": "\\ud800"}', "not JSON"),
+    (b'{"runtime": "bun", "runtime": "base"}', "names 'runtime' twice"),
+    (b'{"capabilities": ' + b'{"a":' * 40 + b"1" + b"}" * 41, "nests deeper than 32"),
+    (b"[" * 5000, "not JSON"),
+    (b'{"maxDurationMs": 1e400}', "not JSON"),
+    (b'{"maxDurationMs": ' + b"9" * 5000 + b"}", ""),
+]
+
+
+@pytest.mark.parametrize(("body", "part"), BODIES_REFUSED, ids=range(len(BODIES_REFUSED)))
+async def test_a_body_that_json_leaves_open_is_a_400(api: httpx.AsyncClient, body: bytes, part: str) -> None:
+    response = await api.post(PATH, content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert part in response.json()["error"]
+
+
+async def test_a_body_of_another_type_or_too_large_is_refused(api: httpx.AsyncClient) -> None:
+    response = await api.post(PATH, content=b"{}", headers={"Content-Type": "text/plain"})
+    assert (response.status_code, response.json()) == (400, {"error": "Content-Type must be application/json"})
+    response = await api.post(PATH, content=b'{"name": "' + b"x" * (1 << 20) + b'"}')
+    assert response.status_code == 413
+
+
+async def test_an_empty_body_makes_a_sandbox_with_defaults(api: httpx.AsyncClient) -> None:
+    response = await api.post(PATH, json={})
+    body = response.json()
+    assert response.status_code == 200
+    assert body == {"id": body["id"], "status": "queued", "runtime": "bun", "size": "standard", "capabilities": None}
+    assert len(body["id"]) == 32
+    assert len(response.headers["x-request-id"]) == 32
+
+
+async def test_a_duration_over_the_plan_says_so(stage: Stage) -> None:
+    async with stage.client(await stage.key("poor", "free")) as client:
+        response = await client.post(PATH, json={"maxDurationMs": 300_001})
+        assert response.status_code == 400
+        assert response.json() == {
+            "error": "Invalid maxDurationMs",
+            "code": "PLAN_LIMIT_EXCEEDED",
+            "limitMs": 300_000,
+            "currentPlan": "free",
+            "detail": "The free plan allows at most 300000 ms",
+        }
+
+
+async def test_plan_gates_come_before_what_is_not_built(stage: Stage, api: httpx.AsyncClient) -> None:
+    paired = {"capabilities": {"browser": {"mode": "paired-banata-browser"}}}
+    async with stage.client(await stage.key("poor", "free")) as client:
+        response = await client.post(PATH, json=paired)
+    assert response.status_code == 403
+    assert response.json() == {
+        "error": "Paired browser is not available on your current plan. Upgrade to Pro or higher.",
+        "code": "PLAN_FEATURE_UNAVAILABLE",
+        "requiredPlan": "pro",
+        "currentPlan": "free",
+    }
+    response = await api.post(PATH, json=paired)
+    assert response.status_code == 501
+    assert "browser.mode: paired-banata-browser" in response.json()["error"]
+
+
+async def test_capabilities_that_are_off_are_accepted_and_echoed(api: httpx.AsyncClient) -> None:
+    off = {
+        "opencode": {"enabled": False, "defaultAgent": "build"},
+        "browser": {"mode": "none", "recording": False},
+        "documents": {"libreofficeHeadless": False},
+        "storage": {"artifactPrefix": "my-project/"},
+    }
+    assert (await api.post(PATH, json={"capabilities": off})).json()["capabilities"] == off
+
+
+async def test_the_concurrency_limit_is_a_429(stage: Stage) -> None:
+    async with stage.client(await stage.key("poor", "free")) as client:
+        assert (await client.post(PATH, json={})).status_code == 200
+        response = await client.post(PATH, json={})
+    assert (response.status_code, response.json()) == (429, {"error": "Concurrent sandbox limit reached"})
+
+
+async def test_no_key_or_a_wrong_one_is_a_401_before_everything(stage: Stage) -> None:
+    for key in (None, "br_live_" + "x" * 32, "nonsense"):
+        async with stage.client(key) as client:
+            response = await client.post(PATH, content=b"{nonsense")
+            assert (response.status_code, response.json()) == (401, {"error": "Invalid or missing API key"})
+
+
+async def test_a_bad_body_comes_before_a_missing_scope(stage: Stage) -> None:
+    async with stage.client(await stage.key("acme", "unlimited", Scope.READ)) as client:
+        assert (await client.post(PATH, json={"runtime": "x"})).status_code == 400
+        response = await client.post(PATH, json={})
+        assert response.status_code == 403
+        assert response.json() == {"error": "Insufficient permissions", "code": "PERMISSION_DENIED"}
+
+
+async def test_the_rate_limit_comes_before_the_body_and_says_when(pool: GuestPool, tmp_path: Path) -> None:
+    rates = {**RATES, CallKind.CREATE: Rate(1, 1)}
+    async with staged(tmp_path, pool, rates=rates) as stage, stage.client(await stage.key("acme")) as client:
+        assert (await client.post(PATH, json={})).status_code == 200
+        response = await client.post(PATH, content=b"{nonsense")
+    assert response.status_code == 429
+    assert response.json() == {"error": "Rate limit exceeded. Please try again later."}
+    assert int(response.headers["retry-after"]) > 0
+
+
+async def test_a_ready_sandbox_shows_all_its_fields(api: httpx.AsyncClient, box: str) -> None:
+    body = (await api.get(PATH, params={"id": box})).json()
+    assert (body["status"], body["region"], body["isolation"], body["duration"]) == ("ready", "loc", "runc", None)
+    assert body["terminalUrl"].startswith("ws://boxkeep.test/v1/sandboxes/terminal?")
+    nothing = (
+        "previewBaseUrl",
+        "capabilities",
+        "pairedBrowser",
+        "opencode",
+        "browserPreview",
+        "humanHandoff",
+        "artifacts",
+    )
+    assert [body[name] for name in nothing] == [None] * 7
+    assert body["expiresAt"] > body["createdAt"]
+
+
+async def test_a_key_that_may_not_exec_gets_no_terminal_url(stage: Stage, box: str) -> None:
+    async with stage.client(await stage.key("acme", "unlimited", Scope.READ)) as client:
+        assert (await client.get(PATH, params={"id": box})).json()["terminalUrl"] is None
+
+
+async def test_lists_are_paged_newest_first_and_filtered(api: httpx.AsyncClient) -> None:
+    ids = [(await api.post(PATH, json={"metadata": {"n": str(n % 2)}})).json()["id"] for n in range(5)]
+    first = (await api.get(PATH, params={"limit": 3})).json()
+    second = (await api.get(PATH, params={"limit": 3, "cursor": first["nextCursor"]})).json()
+    assert {item["id"] for item in first["items"] + second["items"]} == set(ids)
+    assert second["nextCursor"] is None
+    found = (await api.get(PATH, params={"metadata.n": "1"})).json()["items"]
+    assert {item["id"] for item in found} == {ids[1], ids[3]}
+    assert (await api.get(PATH, params={"status": "ready"})).json()["items"] == []
+    assert (await api.get(PATH, params={"limit": "0"})).status_code == 400
+    assert (await api.get(PATH, params={"cursor": "bogus"})).status_code == 400
+
+
+async def test_ending_takes_the_id_from_query_or_body_and_may_be_repeated(api: httpx.AsyncClient) -> None:
+    sandbox = (await api.post(PATH, json={})).json()["id"]
+    assert (await api.delete(PATH, params={"id": sandbox})).json() == {"ok": True}
+    again = await api.request("DELETE", PATH, json={"id": sandbox})
+    assert (again.status_code, again.json()) == (200, {"ok": True})
+    other = await api.request("DELETE", PATH, params={"id": sandbox}, json={"id": new_id()})
+    assert other.status_code == 400
+    assert (await api.delete(PATH)).json() == {"error": "id is required"}
+
+
+async def test_create_waits_until_ready_or_the_time_is_up(
+    api: httpx.AsyncClient, stage: Stage, guest_program: GuestProgram
+) -> None:
+    late = await api.post(PATH, json={}, params={"wait": "ready", "timeoutMs": 10})
+    assert late.json()["status"] == "queued"
+    waiting = asyncio.create_task(api.post(PATH, json={"name": "w"}, params={"wait": "ready"}))
+    async with asyncio.timeout(20):
+        while len(found := (await api.get(PATH)).json()["items"]) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await stage.make_ready(next(item["id"] for item in found if item["name"] == "w"), guest_program.address)
+    assert (await waiting).json()["status"] == "ready"
+
+
+async def test_changes_are_within_the_plan(api: httpx.AsyncClient, box: str) -> None:
+    before = (await api.get(PATH, params={"id": box})).json()
+    body = {"id": box, "name": "n", "metadata": {"a": "b"}, "maxDurationMs": 3_600_000}
+    after = (await api.patch(PATH, json=body)).json()
+    assert (after["name"], after["metadata"]) == ("n", {"a": "b"})
+    assert after["expiresAt"] > before["expiresAt"]
+
+
+async def test_one_create_under_an_idempotency_key(api: httpx.AsyncClient) -> None:
+    headers = {"Idempotency-Key": "k1"}
+    both = await asyncio.gather(*(api.post(PATH, json={"name": "x"}, headers=headers) for _ in range(5)))
+    assert len({response.json()["id"] for response in both}) == 1
+    clash = await api.post(PATH, json={"name": "y"}, headers=headers)
+    assert clash.status_code == 409
+
+
+async def test_events_come_in_order_and_go_on_after_one(api: httpx.AsyncClient, box: str, stage: Stage) -> None:
+    await stage.fail(box, "machine_died")
+    response = await api.get(f"{PATH}/events", params={"id": box})
+    names = [line for line in response.text.splitlines() if line.startswith("event: ")]
+    kinds = ["created", "assigned", "ready", "failed"]
+    assert names == [f"event: sandbox.{kind}" for kind in kinds]
+    rest = await api.get(f"{PATH}/events", params={"id": box}, headers={"Last-Event-ID": "3"})
+    assert rest.text.startswith("id: 4\nevent: sandbox.failed\n")
+    over = await api.get(f"{PATH}/events", params={"id": box}, headers={"Last-Event-ID": "4"})
+    assert over.status_code == 204
+
+
+async def test_unknown_paths_and_methods_have_the_same_shape(api: httpx.AsyncClient) -> None:
+    response = await api.get("/nowhere")
+    assert (response.status_code, response.json()) == (404, {"error": "There is nothing at /nowhere"})
+    response = await api.put(PATH)
+    assert (response.status_code, response.headers["allow"]) == (405, "POST, GET, DELETE, PATCH")
+
+
+async def test_what_is_not_built_says_so_after_its_fields_are_checked(
+    api: httpx.AsyncClient, stranger: httpx.AsyncClient, box: str
+) -> None:
+    assert (await api.post(f"{PATH}/pause", json={"id": box})).status_code == 501
+    assert (await api.post(f"{PATH}/pause", json={"id": new_id()})).status_code == 404
+    assert (await api.post(f"{PATH}/handoff", json={"id": box, "reason": "boredom"})).status_code == 400
+    response = await api.get(f"{PATH}/checkpoints", params={"id": box})
+    assert (response.status_code, response.json()) == (
+        501,
+        {"error": "Checkpoints are not available on this server yet"},
+    )
+
+
+async def test_nothing_of_another_organisation_is_visible(stranger: httpx.AsyncClient, box: str, stage: Stage) -> None:
+    def asked(sandbox: str) -> list[tuple[str, str, dict[str, object]]]:
+        path = {"id": sandbox, "path": "/x"}
+        process = {"id": sandbox, "processId": "a" * 32}
+        return [
+            ("GET", "", {"params": {"id": sandbox}}),
+            ("DELETE", "", {"params": {"id": sandbox}}),
+            ("PATCH", "", {"json": {"id": sandbox, "name": "n"}}),
+            ("POST", "/pause", {"json": {"id": sandbox}}),
+            ("POST", "/resume", {"json": {"id": sandbox}}),
+            ("GET", "/events", {"params": {"id": sandbox}}),
+            ("POST", "/exec", {"json": {"id": sandbox, "command": "true"}}),
+            ("POST", "/exec", {"json": {"id": sandbox, "command": "true", "stream": True}}),
+            ("POST", "/code", {"json": {"id": sandbox, "code": "1"}}),
+            ("GET", "/processes", {"params": {"id": sandbox}}),
+            ("GET", "/processes/output", {"params": process}),
+            ("POST", "/processes/stdin", {"json": process}),
+            ("POST", "/processes/signal", {"json": process}),
+            ("POST", "/processes/wait", {"json": process}),
+            ("GET", "/terminal", {"params": {"id": sandbox}}),
+            ("GET", "/fs/read", {"params": path}),
+            ("POST", "/fs/write", {"json": {**path, "content": ""}}),
+            ("GET", "/fs/list", {"params": path}),
+            ("GET", "/fs/stat", {"params": path}),
+            ("GET", "/fs/download", {"params": path}),
+            ("PUT", "/fs/upload", {"params": path, "content": b"x"}),
+            ("POST", "/fs/mkdir", {"json": path}),
+            ("POST", "/fs/move", {"json": {"id": sandbox, "from": "/a", "to": "/b"}}),
+            ("POST", "/fs/remove", {"json": path}),
+            ("POST", "/fs/chmod", {"json": {**path, "mode": 0}}),
+            ("POST", "/fs/url", {"json": {**path, "operation": "download"}}),
+            ("GET", "/checkpoints", {"params": {"id": sandbox}}),
+            ("GET", "/timeline", {"params": {"id": sandbox}}),
+        ]
+
+    for (method, path, theirs), (_, _, never) in zip(asked(box), asked(new_id()), strict=True):
+        one = await stranger.request(method, PATH + path, **theirs)  # type: ignore[arg-type]
+        other = await stranger.request(method, PATH + path, **never)  # type: ignore[arg-type]
+        assert (one.status_code, one.json()) == (404, {"error": "Sandbox session not found"}), path
+        assert (one.status_code, one.content) == (other.status_code, other.content)
+    assert (await stranger.get(PATH)).json()["items"] == []
+    sandbox = await stage.sandboxes.state(box)
+    assert sandbox is not None
+    assert sandbox.status is Status.READY
+
+
+async def test_the_service_says_how_it_is(stage: Stage) -> None:
+    async with stage.client(None) as client:
+        assert (await client.get("/healthz")).json() == {"ok": True}
+        assert (await client.get("/readyz")).json() == {"ok": True}
+        assert "boxkeep_http_requests_total" in (await client.get("/metrics")).text
+        assert (await client.get("/openapi.json")).json()["openapi"] == "3.1.0"
