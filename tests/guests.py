@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 
 GUEST = Path(__file__).parent.parent / "guest" / "boxkeep_guest"

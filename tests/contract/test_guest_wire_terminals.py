@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+
 from boxkeep_server.guestwire import DATA, JSON, Duplex, GuestPool, GuestRefused
 from boxkeep_server.guestwire.answers import process_of
-
 from tests.guests import Commands, GuestProgram, resident
 
 pytest_plugins = ["tests.guest_fixtures"]
