@@ -13,6 +13,7 @@ import uvloop
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.files import Files
+from boxkeep_server.control.fleet import Fleet
 from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Keys
 from boxkeep_server.control.liveness import Liveness
@@ -38,6 +39,7 @@ from boxkeep_server.engine.local import LocalEngine
 from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.model.errors import Unavailable
 from boxkeep_server.model.ids import new_id
+from boxkeep_server.model.node_api import ClaimState
 from boxkeep_server.nodes.client import NodeClient
 from boxkeep_server.settings import Settings
 from boxkeep_server.store import organisations
@@ -94,7 +96,7 @@ class Control:
         """Pass on what nodes hint at."""
         while True:
             async for hint in self.engine.watch():
-                if hint.sandbox is not None:
+                if hint.state is ClaimState.DEAD:  # all else that happens to claims is our own doing
                     self.changes.tell(OBSERVE)
             await asyncio.sleep(WATCH_AGAIN_S)
 
@@ -104,18 +106,11 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     seal = Seal(key_file(settings.lib / "control" / "seal.key"))
     changes = Changes()
     steps = Steps(database, changes, now_ms)
-    observe = Observe(database, steps, engine)
-    sandboxes = Sandboxes(database, steps, changes, seal, lambda: _isolations(observe))
+    fleet = Fleet(engine)
+    observe = Observe(database, steps, engine, fleet)
+    sandboxes = Sandboxes(database, steps, changes, seal, fleet.isolations)
     reacher = Reacher(sandboxes, engine, guests)
-    place = Place(
-        database,
-        steps,
-        engine,
-        reacher,
-        seal,
-        no_room_wait_ms=settings.control.no_room_wait_ms,
-        facts=lambda: observe.facts,
-    )
+    place = Place(database, steps, engine, reacher, seal, fleet, no_room_wait_ms=settings.control.no_room_wait_ms)
     release = Release(database, steps, engine, reacher)
     keeping = {
         "ended_kept_ms": settings.control.ended_kept_days * 24 * HOUR_MS,
@@ -161,10 +156,6 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     )
 
 
-def _isolations(observe: Observe) -> set[str] | None:
-    return {name for node in observe.facts for name in node.isolations} or None
-
-
 async def _any_change(changes: Changes) -> None:
     with changes.listen(ANY) as ear:
         await ear.heard(1.0)
@@ -172,7 +163,7 @@ async def _any_change(changes: Changes) -> None:
 
 async def _ready(database: Database, engine: Engine) -> None:
     async with database.reading() as connection:
-        await organisations.all_plan_names(connection)
+        await organisations.all_plans(connection)
     try:
         nodes = await engine.nodes()
     except EngineError as error:
