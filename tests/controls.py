@@ -17,7 +17,6 @@ from boxkeep_server.control.reconcile.release import Release
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.steps import Steps
 from boxkeep_server.guestwire import GuestPool
-from boxkeep_server.store import organisations
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal
 
@@ -68,8 +67,6 @@ async def store_at(url: str) -> AsyncIterator[Database]:
     """A store at an address, migrated and seeded."""
     database = await Database.open(url)
     try:
-        async with database.writing() as connection:
-            await organisations.seed_plans(connection)
         yield database
     finally:
         await database.close()

@@ -178,8 +178,6 @@ async def opened(settings: Settings) -> AsyncIterator[Control]:
     database = await Database.open(settings.database_url)
     guests = GuestPool()
     try:
-        async with database.writing() as connection:
-            await organisations.seed_plans(connection)
         async with NodeClient(settings.node_socket) as node:
             yield control_over(settings, database, LocalEngine(node), guests)
     finally:
