@@ -25,7 +25,9 @@ def main() -> None:
     """Print how many promises are proven and pending; end with 1 where a test that is named does not exist."""
     page = PAGE.read_text(encoding="utf-8")
     lost = missing(page)
-    promises = [line for line in page.splitlines() if line.startswith("|") and ("`tests/" in line or "*pending*" in line)]
+    promises = [
+        line for line in page.splitlines() if line.startswith("|") and ("`tests/" in line or "*pending*" in line)
+    ]
     pending = sum("*pending*" in line for line in promises)
     sys.stdout.write(f"{len(promises)} promises, {pending} pending\n")
     if lost:

@@ -19,7 +19,6 @@ from boxkeep_server.control.steps import Steps
 from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal
-
 from tests.engines import Clock, MemoryEngine
 
 

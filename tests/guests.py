@@ -1,5 +1,6 @@
-"""Real guests for tests: the guest program on loopback as a plain program, and a pool to call it with."""
+"""Real guests for tests: the guest program on loopback as a plain program, a way to call it, and fixtures."""
 
+import asyncio
 import json
 import secrets
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 
 GUEST = Path(__file__).parent.parent / "guest" / "boxkeep_guest"
@@ -44,7 +46,18 @@ class GuestProgram:
         """Start the program and wait until it listens."""
         file = self.directory / "boot.json"
         file.write_text(json.dumps(self.boot))
-        command = ["/usr/bin/python3", "-I", "-S", "-B", str(GUEST), str(file)]
+        # The account's own shell profile must not be what a sandbox's login shell reads.
+        apart = [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "slave",
+            "sh",
+            "-c",
+            'mount -t tmpfs none /root && exec "$@"',
+            "sh",
+        ]
+        command = [*apart, "/usr/bin/python3", "-I", "-S", "-B", str(GUEST), str(file)]
         with (self.directory / "stderr").open("ab") as stderr:
             self.process = subprocess.Popen(command, stderr=stderr)
         deadline = time.monotonic() + READY_SECONDS
@@ -90,49 +103,6 @@ def free_port() -> int:
 def process_id() -> str:
     """A fresh process id."""
     return secrets.token_hex(16)
-
-
-@pytest.fixture(scope="module")
-def guest_program() -> Iterator[GuestProgram]:
-    """One guest for all tests of a module; its stderr must stay empty."""
-    directory = Path(tempfile.mkdtemp(prefix="boxkeep-guest-"))
-    directory.chmod(0o755)
-    program = GuestProgram(directory)
-    yield program
-    program.stop()
-    errors = program.errors()
-    shutil.rmtree(directory)
-    assert errors == "", errors
-
-
-@pytest.fixture
-def own_guest(tmp_path: Path) -> Iterator[Callable[..., GuestProgram]]:
-    """A function that starts a guest of the test's own, with fields of the boot file."""
-    made: list[GuestProgram] = []
-
-    def start(**boot: Any) -> GuestProgram:
-        directory = tmp_path / f"guest{len(made)}"
-        directory.mkdir()
-        made.append(GuestProgram(directory, **boot))
-        return made[-1]
-
-    yield start
-    for program in made:
-        program.stop()
-
-
-@pytest_asyncio.fixture
-async def pool() -> AsyncIterator[GuestPool]:
-    """A pool of the test's own."""
-    made = GuestPool()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def guest(guest_program: GuestProgram, pool: GuestPool) -> tuple[GuestPool, GuestAddress]:
-    """A pool and the address of the module's guest."""
-    return pool, guest_program.address
 
 
 class Commands:
@@ -184,12 +154,6 @@ class Commands:
         return record
 
 
-@pytest.fixture
-def commands(guest_program: GuestProgram, pool: GuestPool) -> Commands:
-    """Commands in the module's guest."""
-    return Commands(pool, guest_program.address, str(guest_program.workspace))
-
-
 def alive(pid: int) -> bool:
     """Whether a process is there and no zombie."""
     try:
@@ -199,12 +163,12 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+async def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> None:
     """Poll until the condition holds; fail when it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not come about"
-        time.sleep(0.01)
+        await asyncio.sleep(0.01)
 
 
 def resident(pid: int) -> int:
@@ -215,16 +179,50 @@ def resident(pid: int) -> int:
     return 0
 
 
-__all__ = [
-    "Commands",
-    "GuestProgram",
-    "alive",
-    "commands",
-    "eventually",
-    "guest",
-    "guest_program",
-    "own_guest",
-    "pool",
-    "process_id",
-    "resident",
-]
+@pytest.fixture(scope="module")
+def guest_program() -> Iterator[GuestProgram]:
+    """One guest for all tests of a module; its stderr must stay empty."""
+    directory = Path(tempfile.mkdtemp(prefix="boxkeep-guest-"))
+    directory.chmod(0o755)
+    program = GuestProgram(directory)
+    yield program
+    program.stop()
+    errors = program.errors()
+    shutil.rmtree(directory)
+    assert errors == "", errors
+
+
+@pytest.fixture
+def own_guest(tmp_path: Path) -> Iterator[Callable[..., GuestProgram]]:
+    """A function that starts a guest of the test's own, with fields of the boot file."""
+    made: list[GuestProgram] = []
+
+    def start(**boot: Any) -> GuestProgram:
+        directory = tmp_path / f"guest{len(made)}"
+        directory.mkdir()
+        made.append(GuestProgram(directory, **boot))
+        return made[-1]
+
+    yield start
+    for program in made:
+        program.stop()
+
+
+@pytest_asyncio.fixture
+async def pool() -> AsyncIterator[GuestPool]:
+    """A pool of the test's own."""
+    made = GuestPool()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def guest(guest_program: GuestProgram, pool: GuestPool) -> tuple[GuestPool, GuestAddress]:
+    """A pool and the address of the module's guest."""
+    return pool, guest_program.address
+
+
+@pytest.fixture
+def commands(guest_program: GuestProgram, pool: GuestPool) -> Commands:
+    """Commands in the module's guest."""
+    return Commands(pool, guest_program.address, str(guest_program.workspace))

@@ -1,10 +1,12 @@
 """Whose account a command runs as: the sandbox's own passwd and group files, read without the system's libraries."""
 
+import os
 from typing import NamedTuple
 
 from boxkeep_guest.errors import Refused
 
 _MOST = 4 * 1024 * 1024
+_CACHED_MOST = 100
 
 
 class Account(NamedTuple):
@@ -44,6 +46,32 @@ def find_account(user: str | None, etc: str = "/etc") -> Account:
     if wanted.isdecimal() and int(wanted) < 2**32 - 1:
         return Account(wanted, int(wanted), int(wanted), [int(wanted)], "/")
     raise Refused("bad_user", f"There is no user {wanted} in this sandbox")
+
+
+class Accounts:
+    """The accounts of the sandbox, read again only when their files have changed."""
+
+    def __init__(self, etc: str = "/etc") -> None:
+        self._etc = etc
+        self._stamp: tuple[tuple[int, int, int] | None, ...] = ()
+        self._found: dict[str | None, Account] = {}
+
+    def find(self, user: str | None) -> Account:
+        """As `find_account`."""
+        stamp = tuple(_stamp(f"{self._etc}/{name}") for name in ("passwd", "group"))
+        if stamp != self._stamp or len(self._found) > _CACHED_MOST:
+            self._stamp, self._found = stamp, {}
+        if user not in self._found:
+            self._found[user] = find_account(user, self._etc)
+        return self._found[user]
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - pathlib costs start-up
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _groups(name: str, gid: int, etc: str) -> list[int]:

@@ -22,6 +22,19 @@ class Call:
         self.answered = True
         await self.connection.send_json({"ok": True, **fields})
 
+    async def answer_whole(self, fields: dict[str, Any], data: bytes, err: bytes) -> None:
+        """A whole download at once; what is short travels in one segment."""
+        self.answered = True
+        parts = [frames.encode_json({"ok": True, **fields})]
+        for kind, content in ((frames.DATA, data), (frames.ERR, err)):
+            for at in range(0, len(content), frames.DATA_MOST):
+                parts.append(frames.encode(kind, content[at : at + frames.DATA_MOST]))
+        parts.append(frames.encode(frames.END))
+        if len(data) + len(err) < frames.DATA_MOST:
+            parts = [b"".join(parts)]
+        for part in parts:
+            await self.connection.send_encoded(part)
+
     async def json(self, message: dict[str, Any]) -> None:
         """A JSON frame after the first answer."""
         await self.connection.send_json(message)

@@ -53,6 +53,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The peer is gone: wake whoever waits."""
         self._ended = True
+        self._transport = None
         self._room.set()
         self._wake()
         self._closed(self)
@@ -97,13 +98,14 @@ class Connection(asyncio.Protocol):
         Raises:
             PeerGone: the connection ended, or the peer took nothing for `stalled` seconds.
         """
-        await self._write(frames.encode(kind, payload), stalled)
+        await self.send_encoded(frames.encode(kind, payload), stalled)
 
     async def send_json(self, message: dict[str, Any]) -> None:
         """Send one JSON frame; raises as `send` does."""
-        await self._write(frames.encode_json(message), STALLED_SECONDS)
+        await self.send_encoded(frames.encode_json(message))
 
-    async def _write(self, data: bytes, stalled: float) -> None:
+    async def send_encoded(self, data: bytes, stalled: float = STALLED_SECONDS) -> None:
+        """Send frames that are encoded already; raises as `send` does."""
         if not self._room.is_set():
             try:
                 async with asyncio.timeout(stalled):

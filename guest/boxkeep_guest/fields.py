@@ -55,8 +55,8 @@ class Fields:
         """A whole number, or None where it is null or absent."""
         return self.integer(name, None, least, most) if self.has(name) else None
 
-    def flag(self, name: str, default: bool = False) -> bool:
-        """True or false."""
+    def flag(self, name: str, default: bool | None = False) -> bool:
+        """True or false; with a default of None it must be there."""
         value = self._request.get(name)
         if value is None:
             value = default

@@ -63,7 +63,7 @@ class MachineCalls:
         await call.answer()
 
     async def _set_gate(self, call: Call) -> None:
-        if call.fields.flag("closed"):
+        if call.fields.flag("closed", None):
             self._gate.close()
         else:
             self._gate.closed = False

@@ -1,6 +1,7 @@
 """Memory of the machine: what is used, whether the kernel killed for it, and killing before the whole machine dies."""
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -66,9 +67,13 @@ def owners(seen: list[Seen], ours: range) -> dict[int, int]:
     return found
 
 
-def largest(seen: list[Seen], ours: range) -> tuple[int, int, int] | None:
-    """The largest tree: its mark (0: of nobody known), its bytes, and the pid of its largest process; None if none."""
+def largest(seen: list[Seen], ours: range, alone: bool) -> tuple[int, int, int] | None:
+    """The largest tree: its mark, its bytes, and the pid of its largest process; None where there is none.
+
+    Processes of nobody known, mark 0, count only where the guest is `alone` with what it started.
+    """
     belongs = owners(seen, ours)
+    seen = [one for one in seen if alone or belongs[one.pid]]
     sizes: dict[int, int] = {}
     for one in seen:
         sizes[belongs[one.pid]] = sizes.get(belongs[one.pid], 0) + one.rss
@@ -135,7 +140,8 @@ class Memory:
     async def _relieve(processes: Processes, threads: Executor, tell: Callable[[dict[str, Any]], None]) -> None:
         loop = asyncio.get_running_loop()
         limit_name = processes.spawner.limit_name
-        found = largest(await loop.run_in_executor(threads, snapshot, limit_name), processes.spawner.marks)
+        seen = await loop.run_in_executor(threads, snapshot, limit_name)
+        found = largest(seen, processes.spawner.marks, alone=os.getpid() == 1)
         if found is None:
             return
         mark, size, pid = found

@@ -81,12 +81,20 @@ class Output:
 
     def _write(self, position: int, data: bytes) -> None:
         if self._file is None:
-            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | _OPEN, 0o600)
+            self._file = self._create()
         view = memoryview(data)
         while view:
             written = os.pwrite(self._file, view, position)
             view = view[written:]
             position += written
+
+    def _create(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | _OPEN
+        try:
+            return os.open(self.path, flags, 0o600)
+        except FileNotFoundError:
+            os.mkdir(self.path.rpartition("/")[0], 0o700)  # noqa: PTH102 - pathlib costs start-up
+            return os.open(self.path, flags, 0o600)
 
 
 def read_regular(path: str, position: int, length: int) -> bytes:

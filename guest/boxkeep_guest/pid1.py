@@ -9,7 +9,7 @@ from typing import Any
 
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
-_DEADLY = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGTERM", "SIGVTALRM", "SIGPROF", "SIGXCPU")
+_KEPT = (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE)
 
 
 def _prctl(option: int, value: int) -> bool:
@@ -31,16 +31,20 @@ def shield() -> None:
 def attend_signals(reap: Callable[[], None], stop: Callable[[], None]) -> None:
     """Reap when children end. As PID 1 no other signal means anything; as a plain program TERM and INT stop it.
 
-    Handlers rather than "ignore", because children would inherit the latter.
+    Handlers rather than "ignore", because children would inherit the latter; for every signal, because under gVisor
+    those without one end a PID 1.
     """
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGCHLD, reap)
-    alone = os.getpid() == 1
-    for name in _DEADLY if alone else ("SIGTERM", "SIGINT"):
-        loop.add_signal_handler(getattr(signal, name), _nothing if alone else stop)
+    if os.getpid() == 1:
+        for number in signal.valid_signals() - set(_KEPT):
+            signal.signal(number, _nothing)
+    else:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
     # A full wake-up pipe means that the loop is about to reap anyway: nothing to warn of.
     signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
 
 
-def _nothing() -> None:
+def _nothing(_number: int, _frame: object) -> None:
     pass

@@ -169,11 +169,12 @@ class Process:
         self._finish()
 
     def resize(self, size: Terminal, announce: bool) -> None:
-        """Set the terminal's size."""
-        if self.terminal is not None:
-            terminal.set_size(self.terminal, size)
-            if announce:
-                terminal.announce_size(self.terminal)
+        """Set the terminal's size; `announce` it to its programs where the kernel does not."""
+        if self.terminal is None or self.tree is None:
+            return
+        terminal.set_size(self.terminal, size)
+        if announce and not terminal.announce_size(self.terminal):
+            self._threads.submit(self.tree.signal_session, signal.SIGWINCH)
 
     def signal_group(self, number: int) -> None:
         """Send a signal to its process group. Raises Refused `not_running` when the first process is gone."""

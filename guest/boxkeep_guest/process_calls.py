@@ -10,7 +10,6 @@ from boxkeep_guest.calls import Call, Op
 from boxkeep_guest.errors import Refused
 from boxkeep_guest.fields import Fields
 from boxkeep_guest.following import Reader, follow, tail
-from boxkeep_guest.frames import ERR
 from boxkeep_guest.process import Process
 from boxkeep_guest.processes import Processes
 from boxkeep_guest.records import Finished, Spec, Terminal
@@ -87,10 +86,8 @@ class ProcessCalls:
         outputs = process.outputs
         stdout = await tail(outputs["stdout"], most, self.threads)
         stderr = await tail(outputs["stderr"], most, self.threads)
-        await call.answer(process=process.record(), stdoutTail=len(stdout), stderrTail=len(stderr))
-        await call.data(stdout)
-        await call.data(stderr, ERR)
-        await call.end()
+        fields = {"process": process.record(), "stdoutTail": len(stdout), "stderrTail": len(stderr)}
+        await call.answer_whole(fields, stdout, stderr)
 
     async def _stream(self, call: Call, process: Process | Finished, offsets: dict[str, int]) -> None:
         await call.answer(process=process.record())

@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from boxkeep_guest import records, spawn
-from boxkeep_guest.accounts import Account, find_account
+from boxkeep_guest.accounts import Account, Accounts
 from boxkeep_guest.errors import Refused, refusal
 from boxkeep_guest.intake import Intake
 from boxkeep_guest.output import KEPT_IN_MEMORY, SCROLLBACK, Output
@@ -28,6 +28,7 @@ LOGS_LEAST = 100
 DISK_LEAST = 256 * 1024 * 1024
 _DISK_LOOK_SECONDS = 5.0
 LINGERING_MOST = 1000
+UNWRITTEN_SECONDS = 0.05
 
 
 class Processes:
@@ -48,6 +49,8 @@ class Processes:
         self._in_memory: deque[str] = deque()
         self._lingering: deque[Process] = deque()
         self._disk_looked = 0.0
+        self._accounts = Accounts()
+        self._unwritten: dict[str, asyncio.TimerHandle] = {}
 
     def adopt(self) -> None:
         """Take up the logs that a former guest left, oldest first."""
@@ -80,7 +83,7 @@ class Processes:
             return known
         if len(self._running) >= RUNNING_MOST:
             raise Refused("limit", f"{RUNNING_MOST} processes run already")
-        account = find_account(spec.user)
+        account = self._accounts.find(spec.user)
         spawn.check_directory(spec.cwd)
         process = self._new(spec, account)
         try:
@@ -162,7 +165,13 @@ class Processes:
         process.terminal = None
 
     def _remember(self, process: Process) -> None:
+        """Know it from now on. Its record is written once it has run for a moment: most are over before."""
         self._all[process.spec.id] = process
+        later = asyncio.get_running_loop().call_later(UNWRITTEN_SECONDS, self._write_first, process)
+        self._unwritten[process.spec.id] = later
+
+    def _write_first(self, process: Process) -> None:
+        del self._unwritten[process.spec.id]
         text = records.record_text(process.record(), process.outputs)
         records.write_record(f"{self._log}/{process.spec.id}", text, first=True)
 
@@ -171,7 +180,10 @@ class Processes:
         self._running.pop(process.spec.id, None)
         directory = f"{self._log}/{process.spec.id}"
         text = records.record_text(process.record(), process.outputs)
-        written = records.write_record(directory, text, first=False)
+        unwritten = self._unwritten.pop(process.spec.id, None)
+        if unwritten is not None:
+            unwritten.cancel()
+        written = records.write_record(directory, text, first=unwritten is not None)
         self._all[process.spec.id] = Finished(directory, text)
         self._in_memory.append(process.spec.id)
         self._finished(process)

@@ -152,8 +152,8 @@ def record_text(record: dict[str, Any], outputs: dict[str, Output]) -> bytes:
 def write_record(directory: str, text: bytes, first: bool) -> bool:
     """Write a record to its directory, replacing the one before; false where the disk does not take it."""
     try:
-        if first:
-            os.mkdir(directory, 0o700)  # noqa: PTH102 - pathlib costs start-up
+        if first and not os.path.isdir(directory):  # noqa: PTH112 - pathlib costs start-up
+            os.mkdir(directory, 0o700)  # noqa: PTH102
         name = "record.json" if first else "record.new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         file = os.open(f"{directory}/{name}", flags, 0o600)

@@ -23,11 +23,12 @@ def set_size(master: int, size: Terminal) -> None:
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", size.rows, size.cols, 0, 0))
 
 
-def announce_size(master: int) -> None:
-    """Tell the foreground group of the new size: gVisor sends no SIGWINCH by itself."""
+def announce_size(master: int) -> bool:
+    """Tell the foreground group of the new size; false where this kernel does not say which it is."""
     try:
         group = os.tcgetpgrp(master)
         if group > 1:
             os.killpg(group, signal.SIGWINCH)
-    except (OSError, ProcessLookupError):
-        return
+    except OSError:
+        return False
+    return True

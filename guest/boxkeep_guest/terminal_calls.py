@@ -14,7 +14,7 @@ from boxkeep_guest.processes import Processes
 from boxkeep_guest.records import Finished
 
 ATTACHED_MOST = 32
-LAG_MOST = 16 * 1024 * 1024
+LAG_MOST = 256 * 1024 * 1024
 SLOW_SECONDS = 10.0
 
 

@@ -115,6 +115,12 @@ class Tree:
             send(one.pid, number)
         return len(alive)
 
+    def signal_session(self, number: int) -> None:
+        """Send a signal to the root's session: all that runs in a terminal."""
+        for one in snapshot(self._limit_name):
+            if one.session == self._root:
+                send(one.pid, number)
+
     def kill(self) -> int:
         """Stop all members until no running one is found, so that none can fork away; then kill them all."""
         stopped: set[tuple[int, int]] = set()

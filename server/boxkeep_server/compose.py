@@ -1,9 +1,11 @@
 """Puts the control plane together, runs it, and opens as much of it as the command line needs."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,12 +36,14 @@ from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.steps import ANY, EXTEND, OBSERVE, PLACE, RELEASE, Steps
 from boxkeep_server.control.terminals import Terminals
 from boxkeep_server.control.visits import Visits
+from boxkeep_server.engine.gone import GoneEngine
 from boxkeep_server.engine.interface import Engine, EngineError
 from boxkeep_server.engine.local import LocalEngine
 from boxkeep_server.guestwire import GuestPool
-from boxkeep_server.model.errors import Unavailable
+from boxkeep_server.model.errors import TimedOut, Unavailable
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import ClaimState
+from boxkeep_server.model.sandboxes import Reason
 from boxkeep_server.nodes.client import NodeClient
 from boxkeep_server.settings import Settings
 from boxkeep_server.store import organisations
@@ -53,6 +57,8 @@ from boxkeep_server.web.tokens import Tokens
 HOUR_MS = 3_600_000
 WATCH_AGAIN_S = 1.0
 STOP_WITHIN_S = 5
+END_WITHIN_S = 60
+KEEP_ALIVE_S = 75
 
 
 def now_ms() -> int:
@@ -92,9 +98,14 @@ class Control:
             await self.place.crowd.close()
             await self.release.crowd.close()
 
+    def rounds_of(self, *names: str) -> Sequence[Round]:
+        """The reconcilers of these names."""
+        return [one for one in self.rounds if one.name in names]
+
     async def _watch(self) -> None:
-        """Pass on what nodes hint at."""
+        """Pass on what nodes hint at; what they hinted at while nobody listened is looked for."""
         while True:
+            self.changes.tell(OBSERVE)
             async for hint in self.engine.watch():
                 if hint.state is ClaimState.DEAD:  # all else that happens to claims is our own doing
                     self.changes.tell(OBSERVE)
@@ -173,13 +184,12 @@ async def _ready(database: Database, engine: Engine) -> None:
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Control]:
-    """A control plane over the store and the node of an instance."""
+async def opened(settings: Settings, engine: Engine) -> AsyncIterator[Control]:
+    """A control plane over the store of an instance and an engine."""
     database = await Database.open(settings.database_url)
     guests = GuestPool()
     try:
-        async with NodeClient(settings.node_socket) as node:
-            yield control_over(settings, database, LocalEngine(node), guests)
+        yield control_over(settings, database, engine, guests)
     finally:
         await guests.close()
         await database.close()
@@ -195,28 +205,68 @@ async def open_keys(settings: Settings) -> AsyncIterator[Keys]:
         await database.close()
 
 
+async def end_all(settings: Settings) -> Sequence[str]:
+    """Write that every sandbox was ended by the operator, all machines being gone; their ids.
+
+    Raises:
+        TimedOut: not all were written.
+    """
+    async with opened(settings, GoneEngine()) as control:
+        release = asyncio.create_task(runner.run(control.rounds_of("release"), control.changes))
+        try:
+            done = await control.sandboxes.end_all(Reason.OPERATOR_SHUTDOWN, END_WITHIN_S)
+        finally:
+            await _stopped(release)
+            await control.release.crowd.close()
+    if done.left:
+        raise TimedOut(f"{len(done.left)} sandboxes were not ended within {END_WITHIN_S} s")
+    return done.ended
+
+
+async def _stopped(task: "asyncio.Task[None]") -> None:
+    """End a task that runs for ever.
+
+    Raises:
+        BaseException: what it had ended with before.
+    """
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
 def serve(settings: Settings) -> None:
-    """Run the control plane until it is told to stop."""
+    """Run the control plane until SIGTERM or SIGINT; then finish what is being answered and return.
+
+    Raises:
+        Unavailable: the store is away.
+        BaseException: what ended a part that runs for ever.
+    """
+    os.umask(0o077)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises what stopped it once more when it has stopped; nothing may end us before all is written.
+        signal.signal(number, lambda *_: None)
     uvloop.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
-    async with opened(settings) as control:
-        config = uvicorn.Config(
-            build(control.parts),
-            host=settings.control.listen,
-            port=settings.control.port,
-            access_log=False,
-            server_header=False,
-            log_config=None,
-            timeout_graceful_shutdown=STOP_WITHIN_S,
-            ws="websockets-sansio",
+    async with NodeClient(settings.node_socket) as node, opened(settings, LocalEngine(node)) as control:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                build(control.parts),
+                host=settings.control.listen,
+                port=settings.control.port,
+                http="httptools",
+                ws="websockets-sansio",
+                access_log=False,
+                server_header=False,
+                log_config=None,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=STOP_WITHIN_S,
+            )
         )
-        server = uvicorn.Server(config)
         work = asyncio.create_task(control.run())
         work.add_done_callback(lambda _: setattr(server, "should_exit", True))
         try:
             await server.serve()
         finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            await _stopped(work)

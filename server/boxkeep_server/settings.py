@@ -66,6 +66,9 @@ class NodeSettings(Section):
         default_factory=dict
     )
     internet: Annotated[bool, Field(description="Whether sandboxes may reach the internet at all.")] = True
+    images: Annotated[
+        Path | None, Field(description="Where built images are kept; by default in the instance's directory.")
+    ] = None
     opened: Annotated[
         tuple[str, ...],
         Field(description="`address:port` pairs inside refused ranges that sandboxes may reach, as mirrors need."),
@@ -119,6 +122,11 @@ class Settings(Section):
     def node_socket(self) -> Path:
         """Where the node API listens."""
         return self.run / "node.sock"
+
+    @property
+    def images(self) -> Path:
+        """Where built images are kept."""
+        return self.node.images or self.lib / "images"
 
     @property
     def database_url(self) -> str:

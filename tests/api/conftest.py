@@ -5,8 +5,8 @@ from pathlib import Path
 
 import httpx
 import pytest_asyncio
-from boxkeep_server.guestwire import GuestPool
 
+from boxkeep_server.guestwire import GuestPool
 from tests.api.stage import Stage, staged
 from tests.guests import GuestProgram, guest_program, own_guest, pool
 

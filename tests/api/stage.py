@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.files import Files

@@ -5,11 +5,11 @@ import base64
 import json
 
 import httpx
+
 from boxkeep_server.control.settle import Settler
 from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.events import Event, EventType
-
 from tests.api.stage import Stage
 
 EXEC = "/v1/sandboxes/exec"
@@ -45,7 +45,7 @@ async def test_an_unknown_user_is_a_400(api: httpx.AsyncClient, box: str) -> Non
 
 
 async def _started(stage: Stage) -> None:
-    while not await stage.rows.open():  # noqa: ASYNC110
+    while not await stage.rows.open():
         await asyncio.sleep(0.01)
 
 
@@ -118,7 +118,7 @@ async def test_a_background_command_is_listed_fed_signalled_and_waited_for(
     assert (await api.post(f"{PROCESSES}/stdin", json={**named, "data": "hello\n"})).json() == {"written": 6}
     assert (await api.post(f"{PROCESSES}/wait", json={**named, "timeoutMs": 50})).json()["state"] == "running"
     async with asyncio.timeout(20):
-        while not (await api.get(f"{PROCESSES}/output", params=named)).content:  # noqa: ASYNC110
+        while not (await api.get(f"{PROCESSES}/output", params=named)).content:
             await asyncio.sleep(0.01)
     assert (await api.post(f"{PROCESSES}/signal", json={**named, "signal": "KILL"})).json() == {"ok": True}
     ended = (await api.post(f"{PROCESSES}/wait", json=named)).json()
@@ -134,7 +134,7 @@ async def test_a_background_command_that_ends_is_settled_without_anyone_asking(
 ) -> None:
     process = (await api.post(EXEC, json={"id": box, "command": "exit 7", "background": True})).json()["processId"]
     async with asyncio.timeout(20):
-        while (row := await stage.rows.get(process)) is None or row.outcome is None:  # noqa: ASYNC110
+        while (row := await stage.rows.get(process)) is None or row.outcome is None:
             await asyncio.sleep(0.01)
     assert (row.outcome, row.exit_code) == (Outcome.EXITED, 7)
     kinds = [e.type for e in await _events(stage, box)]
@@ -204,7 +204,7 @@ async def test_a_command_is_found_again_by_a_new_process_and_settled(
     assert await successor.adopt() == 1
     work = asyncio.create_task(successor.run())
     async with asyncio.timeout(20):
-        while (row := await stage.rows.get(process)) is None or row.outcome is None:  # noqa: ASYNC110
+        while (row := await stage.rows.get(process)) is None or row.outcome is None:
             await asyncio.sleep(0.01)
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from boxkeep_server.guestwire import GuestAddress
 
+from boxkeep_server.guestwire import GuestAddress
 from tests.api.stage import Stage
 
 SECRET, MACHINE = b"x" * 32, "m" * 32

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.rates import RATES, CallKind, Rate
 from boxkeep_server.model.scopes import Scope
 from boxkeep_server.model.statuses import Status
-
 from tests.api.stage import Stage, staged
 from tests.guests import GuestProgram
 
@@ -211,7 +211,7 @@ async def test_create_waits_until_ready_or_the_time_is_up(
     assert late.json()["status"] == "queued"
     waiting = asyncio.create_task(api.post(PATH, json={"name": "w"}, params={"wait": "ready"}))
     async with asyncio.timeout(20):
-        while len(found := (await api.get(PATH)).json()["items"]) < 2:  # noqa: ASYNC110
+        while len(found := (await api.get(PATH)).json()["items"]) < 2:
             await asyncio.sleep(0.01)
     await stage.make_ready(next(item["id"] for item in found if item["name"] == "w"), guest_program.address)
     assert (await waiting).json()["status"] == "ready"

@@ -24,7 +24,7 @@ async def served(stage: Stage) -> AsyncIterator[str]:
     config = uvicorn.Config(stage.app, host="127.0.0.1", port=port, access_log=False, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110
+    while not server.started:
         await asyncio.sleep(0.01)
     yield f"127.0.0.1:{port}"
     server.should_exit = True

@@ -10,9 +10,6 @@ from typing import Any
 import pytest_asyncio
 import schemathesis
 import uvicorn
-from boxkeep_server.model.errors import Invalid
-from boxkeep_server.web.app import described
-from boxkeep_server.web.json_bodies import parse_object
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import (
@@ -21,6 +18,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from boxkeep_server.model.errors import Invalid
+from boxkeep_server.web.app import described
+from boxkeep_server.web.json_bodies import parse_object
 from tests.api.stage import Stage
 from tests.guests import free_port
 
@@ -35,7 +35,7 @@ async def address(stage: Stage) -> AsyncIterator[str]:
     config = uvicorn.Config(stage.app, host="127.0.0.1", port=port, access_log=False, log_level="error", lifespan="off")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110
+    while not server.started:
         await asyncio.sleep(0.01)
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+
 from boxkeep_server.control.keys import Caller
 from boxkeep_server.model.errors import (
     Invalid,
@@ -18,7 +19,6 @@ from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import events, organisations
 from boxkeep_server.store import sandboxes as rows
 from boxkeep_server.store.database import Database
-
 from tests.controls import Rig, store_at
 from tests.engines import AnswersLost, Clock, MemoryEngine, NeverStarts
 

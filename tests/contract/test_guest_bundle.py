@@ -1,22 +1,22 @@
-"""The guest's bundle: built from a Debian tree, the same for the same input, and running where there is nothing else."""
+"""The guest's bundle: built from a Debian tree, the same for the same input, running where nothing else is."""
 
+import asyncio
 import json
 import os
 import shutil
 import socket
 import stat
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 from boxkeep_server.node.bundle import Bundle, BundleError, build_bundle
-
 from tests.guests import GUEST, free_port, process_id
 
-pytest_plugins = ["tests.guests"]
+pytest_plugins = ["tests.guest_fixtures"]
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,8 @@ async def test_the_guest_runs_in_a_root_that_holds_nothing_else(
     boot = {"machine": "m" * 32, "secret": "5a" * 32, "listen": ["127.0.0.1", port], "log": "/log"}
     (root / "boot.json").write_text(json.dumps(boot))
     script = f"mount -t proc proc {root}/proc && exec chroot {root} " + " ".join(bundle.command("/boxkeep"))
-    guest = subprocess.Popen(
-        ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", f"{script} /boot.json"]
+    guest = await asyncio.create_subprocess_exec(
+        "unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", f"{script} /boot.json"
     )
     try:
         _await_port(port)
@@ -93,7 +93,7 @@ async def test_the_guest_runs_in_a_root_that_holds_nothing_else(
         await _survives_every_signal_from_inside(pool, address, python)
     finally:
         guest.kill()
-        guest.wait()
+        await guest.wait()
 
 
 async def _survives_every_signal_from_inside(pool: GuestPool, address: GuestAddress, python: list[str]) -> None:

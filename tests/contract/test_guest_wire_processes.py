@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from boxkeep_server.guestwire import GuestRefused
 from boxkeep_server.guestwire.answers import process_of, processes_of
-
 from tests.guests import Commands, GuestProgram, alive, eventually, process_id, resident
 
-pytest_plugins = ["tests.guests"]
+pytest_plugins = ["tests.guest_fixtures"]
 
 MIB = 1024 * 1024
 
@@ -152,7 +152,7 @@ async def test_a_timeout_ends_the_whole_tree(commands: Commands) -> None:
     assert (record["outcome"], record["timedOut"]) == ("timed_out", True)
     pids = [int(pid) for pid in (Path(commands.cwd) / "pids").read_text().split()]
     assert len(pids) == 2
-    eventually(lambda: not any(alive(pid) for pid in pids))
+    await eventually(lambda: not any(alive(pid) for pid in pids))
 
 
 async def test_a_fork_bomb_cannot_outrun_its_timeout(commands: Commands) -> None:
@@ -199,7 +199,7 @@ async def test_a_daemon_that_goes_on_writing_is_not_held_up(commands: Commands) 
     script = "(for i in $(seq 40); do sleep 0.02; head -c 20000 /dev/zero; done; touch wrote-all) & exit 0"
     record, _, _ = await commands.run(script)
     assert record["outcome"] == "exited"
-    eventually((Path(commands.cwd) / "wrote-all").exists)
+    await eventually((Path(commands.cwd) / "wrote-all").exists)
 
 
 async def test_streaming_gives_output_as_it_comes(commands: Commands) -> None:
@@ -260,7 +260,7 @@ async def test_a_cancelled_tree_is_gone_and_says_so(commands: Commands) -> None:
     record = await commands.wait(process)
     assert (record["outcome"], record["signal"]) == ("cancelled", 9)
     _, out, _ = await commands.ask({"op": "process.output", "id": process, "stream": "stdout", "offset": 0})
-    eventually(lambda: not alive(int(out)))
+    await eventually(lambda: not alive(int(out)))
 
 
 async def test_following_goes_on_until_the_end(commands: Commands) -> None:
@@ -301,7 +301,7 @@ async def test_orphans_are_reaped(commands: Commands, guest_program: GuestProgra
         children = Path(f"/proc/{guest_program.pid}/task/{guest_program.pid}/children").read_text().split()
         return not any(not alive(int(pid)) for pid in children)
 
-    eventually(no_zombies)
+    await eventually(no_zombies)
 
 
 async def test_children_are_likelier_victims_of_the_oom_killer_than_the_guest(

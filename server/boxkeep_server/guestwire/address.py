@@ -81,9 +81,16 @@ def raise_refusal(answer: dict[str, Any]) -> None:
     error = answer["error"]
     code = error.get("code") if isinstance(error, dict) else None
     message = error.get("message") if isinstance(error, dict) else None
-    if code not in CODES or not isinstance(message, str):
+    if not isinstance(code, str) or code not in CODES or not isinstance(message, str):
         raise GuestProtocolError("the guest's error is none of the wire's")
-    raise GuestRefused(str(code), _printable(message))
+    raise GuestRefused(code, _printable(message))
+
+
+def check_answer(answer: dict[str, Any]) -> None:
+    """Raise GuestRefused if `answer` is an error, GuestProtocolError if it is no answer at all."""
+    raise_refusal(answer)
+    if answer.get("ok") is not True:
+        raise GuestProtocolError("the guest's answer is neither an error nor ok")
 
 
 def _printable(text: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from boxkeep_server.guestwire import frames
-from boxkeep_server.guestwire.address import GuestAddress, answer_greeting, check_proof, raise_refusal
+from boxkeep_server.guestwire.address import GuestAddress, answer_greeting, check_answer, check_proof
 from boxkeep_server.guestwire.errors import GuestError, GuestProtocolError, GuestTimeout, GuestUnreachable
 from boxkeep_server.guestwire.frames import Frame
 
@@ -83,6 +83,7 @@ class GuestConnection(asyncio.Protocol):
         """The guest has closed, or is gone."""
         if self.failure is None:
             self.failure = GuestUnreachable("the guest closed the connection")
+        self._transport = None
         self._meter.held -= self._counted
         self._counted = 0
         _settle(self._arrived)
@@ -168,9 +169,7 @@ class GuestConnection(asyncio.Protocol):
         """
         try:
             answer = (await self.receive(within)).json()
-            raise_refusal(answer)
-            if answer.get("ok") is not True:
-                raise GuestProtocolError("the guest's answer is neither an error nor ok")
+            check_answer(answer)
         except GuestProtocolError as error:
             self.fail(error)
             raise
@@ -192,9 +191,8 @@ class GuestConnection(asyncio.Protocol):
                 self.fail(GuestTimeout(f"the guest took nothing for {SEND_SECONDS:g} s"))
             finally:
                 self._room = None
-        if self.failure is not None:
-            raise self.failure
-        assert self._transport is not None
+        if self.failure is not None or self._transport is None:
+            raise self.failure or GuestUnreachable("the connection was closed")
         self._transport.write(data)
 
     async def greet(self, address: GuestAddress, within: float) -> None:

@@ -3,13 +3,19 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from pydantic.alias_generators import to_camel
 
 Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{32}$")]
 Isolation = Literal["runsc", "runc"]
 Role = Literal["main"]
 ImageName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+Epoch = Annotated[int, Field(ge=1, lt=1 << 53)]
+Millis = Annotated[int, Field(ge=0, lt=1 << 53)]
+EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+ENV_MOST = 128 << 10
+"""Bytes of an environment's names and values together."""
 
 
 class Message(BaseModel):
@@ -29,20 +35,29 @@ class ClaimWish(Message):
     """A machine wanted for one role of a sandbox in one epoch. `not_after` is epoch ms."""
 
     sandbox: Id
-    epoch: Annotated[int, Field(ge=1)]
+    epoch: Epoch
     role: Role = "main"
     image: ImageName
     isolation: Isolation | None = None
-    not_after: int
+    not_after: Millis
     hostname: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    env: dict[str, str] = Field(default_factory=dict, repr=False)
+    env: dict[EnvName, str] = Field(default_factory=dict, repr=False)
     network: NetworkWish = NetworkWish()
+
+    @field_validator("env")
+    @classmethod
+    def _bounded(cls, env: dict[str, str]) -> dict[str, str]:
+        if any("\0" in value for value in env.values()):
+            raise ValueError("a value has a null character")
+        if sum(len(name.encode()) + len(value.encode()) for name, value in env.items()) > ENV_MOST:
+            raise ValueError(f"more than {ENV_MOST} bytes in all")
+        return env
 
 
 class ClaimChange(Message):
     """A new end time for a machine, epoch ms."""
 
-    not_after: int
+    not_after: Millis
 
 
 class ClaimState(StrEnum):
@@ -164,8 +179,21 @@ class Leaks(Message):
         return sum(len(leak.items) for leak in self.leaks)
 
 
+RefusalCode = Literal[
+    "bad_request",
+    "forbidden",
+    "not_found",
+    "conflict",
+    "released",
+    "no_room",
+    "not_ready",
+    "unsupported",
+    "internal",
+]
+
+
 class Refusal(Message):
     """An error of the node API."""
 
     error: str
-    code: Literal["bad_request", "not_found", "conflict", "released", "no_room", "not_ready", "unsupported", "internal"]
+    code: RefusalCode

@@ -1,4 +1,4 @@
-"""The guest's bundle: a self-contained interpreter and the guest, content-addressed, that runs in any root file system."""
+"""The guest's bundle: an interpreter and the guest, content-addressed, that run in any root file system."""
 
 import hashlib
 import os
@@ -203,7 +203,7 @@ def _resolve(tree: Path, inside: str) -> Path:
                 raise BundleError(f"{tree} has no {inside}")
             return real
         head = Path(*parts[:link])
-        to = Path(os.readlink(tree / head))
+        to = (tree / head).readlink()
         to = Path(*to.parts[1:]) if to.is_absolute() else head.parent / to
         at = Path(os.path.normpath(to / Path(*parts[link:]))) if parts[link:] else Path(os.path.normpath(to))
     raise BundleError(f"{tree} has a loop of symlinks at {inside}")

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
+import stat
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +16,7 @@ from boxkeep_server.model.ids import is_id
 from boxkeep_server.node import oci, overlays, processes, syscalls
 from boxkeep_server.node.cgroups import Usage
 from boxkeep_server.node.idmap import first_uid
-from boxkeep_server.node.interior import furnish, make_directories, write_file
+from boxkeep_server.node.interior import furnish, keep_tmp_on_disk, make_directories, write_file
 from boxkeep_server.node.overlays import Body
 from boxkeep_server.node.parts import Attached, MachineSpec, Parts
 from boxkeep_server.node.records import Machine, Records
@@ -26,6 +28,7 @@ _log = logging.getLogger(__name__)
 _GUEST_TIMEOUT_S: Final = 20.0
 _GUEST_POLL_S: Final = 0.002
 _FREEZE_TIMEOUT_S: Final = 5.0
+_FREEZE_ATTEMPTS: Final = 50
 _LAST_WORDS_BYTES: Final = 2048
 
 
@@ -44,6 +47,18 @@ class Machines:
         self._records = Records(lib / "machines")
         self._bodies = run / "machines"
         self._parts = parts
+
+    def open(self) -> None:
+        """Have the directory that bodies are mounted in. May be repeated.
+
+        Raises:
+            PermissionError: a machine's own uids could not reach it, as runc needs.
+        """
+        self._bodies.mkdir(parents=True, exist_ok=True)
+        self._bodies.chmod(0o711)
+        closed = [path for path in (self._bodies, *self._bodies.parents) if not path.stat().st_mode & stat.S_IXOTH]
+        if closed:
+            raise PermissionError(f"other accounts must be able to pass through {closed[0]} (mode 0711)")
 
     async def start(self, spec: MachineSpec) -> Machine:
         """Make a machine and answer when its guest listens.
@@ -75,7 +90,7 @@ class Machines:
         try:
             await self._runtime(machine).checkpoint(machine.id, directory / "memory")
         finally:
-            processes.reap_orphans(self._parts.cgroups.parent)
+            processes.reap_orphans()
         await asyncio.to_thread(self._end_processes, machine.id)
         await asyncio.to_thread(self._parts.disks.keep, machine.id, directory, "disk")
         born = replace(machine, pid=None, started=None)
@@ -98,6 +113,7 @@ class Machines:
         self._records.remove(machine)
         if record is not None:
             self._parts.addresses.rest(record.index)
+        processes.reap_orphans()
         return tails
 
     def found(self) -> list[str]:
@@ -127,7 +143,7 @@ class Machines:
         """Wait until a machine's first process has ended, this process's child or not."""
         if machine.pid is not None and machine.started is not None and machine.boot_id == boot_id():
             await processes.ended(machine.pid, machine.started)
-        processes.reap_orphans(self._parts.cgroups.parent)
+        processes.reap_orphans()
 
     def usage(self, machine: str) -> Usage:
         """What a machine uses of memory and processor, and how often the kernel killed in it.
@@ -144,10 +160,13 @@ class Machines:
             TimeoutError: it does not stop within 5 s, and is let go on.
         """
         cgroups = self._parts.cgroups
-        cgroups.freeze(machine, True)
         try:
             async with asyncio.timeout(_FREEZE_TIMEOUT_S):
-                while not cgroups.frozen(machine):  # noqa: ASYNC110 - the kernel sends no event in v1
+                for attempt in itertools.count(1):
+                    # In v1 a process that is just being born can hold it up until it is asked again, or let go first.
+                    cgroups.freeze(machine, attempt % _FREEZE_ATTEMPTS != 0)
+                    if cgroups.frozen(machine):
+                        return
                     await asyncio.sleep(_GUEST_POLL_S)
         except TimeoutError:
             cgroups.freeze(machine, False)
@@ -205,6 +224,8 @@ class Machines:
             write_file(disk, "boot.json", json.dumps(boot).encode(), 0o400)
             make_directories(disk / "upper", oci.DIRECTORIES)
             write_file(disk / "upper", oci.BOOT_FILE, b"")
+        if machine.isolation == "runsc":
+            keep_tmp_on_disk(disk / "upper")
         overlays.lay_layers(self._body(machine.id), spec.image.root, disk, self._shift(machine))
 
     def _make_body(self, spec: MachineSpec, machine: Machine, attached: Attached, memory: Path | None) -> None:
@@ -269,12 +290,12 @@ class Machines:
         parts.cgroups.kill(machine)
         while at_work := processes.at_work_on(machine, binaries):
             _kill_all(at_work)
-            processes.reap_orphans(parts.cgroups.parent)
+            processes.reap_orphans()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the processes of machine {machine} do not go: {at_work}")
             time.sleep(_GUEST_POLL_S)
         parts.cgroups.remove(machine)
-        processes.reap_orphans(parts.cgroups.parent)
+        processes.reap_orphans()
 
     def _remove_matter(self, machine: str) -> dict[str, Tail]:
         tails = read_tails(self._parts.disks.path(machine) / "log")

@@ -22,6 +22,8 @@ class MountSpace:
     def __init__(self, run: Path) -> None:
         self._directory = run / "space"
         self._file = self._directory / "mnt"
+        # The file cannot be seen from inside, its name can.
+        self._name = run / "space.name"
         self._lock = run / "space.lock"
         self._home: int | None = None
 
@@ -30,16 +32,16 @@ class MountSpace:
 
         To be called before any other thread is started. May be repeated.
         """
-        if self._home is not None:
-            return
-        home = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
         with self._locked():
+            if self._inside():
+                return
+            home = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
             if not self._join():
                 self._make(home)
-        self._home = home
+            self._home = home
 
     def leave(self) -> None:
-        """Move the calling thread back to where it came from."""
+        """Move the calling thread back to where it came from, if it came from anywhere else."""
         if self._home is not None:
             syscalls.unshare(syscalls.CLONE_FS)
             syscalls.setns(self._home, syscalls.CLONE_NEWNS)
@@ -56,6 +58,14 @@ class MountSpace:
             for path in (self._file, self._directory):
                 while any(entry.target == str(path) for entry in mounts()):
                     syscalls.unmount(path, syscalls.MNT_DETACH)
+            self._name.unlink(missing_ok=True)
+
+    def _inside(self) -> bool:
+        """Whether the calling thread is in the space already, as what was started from inside is."""
+        try:
+            return self._name.read_text() == os.readlink(_HERE)  # noqa: PTH115 - not a path
+        except FileNotFoundError:
+            return False
 
     def _join(self) -> bool:
         try:
@@ -89,6 +99,7 @@ class MountSpace:
             syscalls.setns(home, syscalls.CLONE_NEWNS)
             syscalls.mount(f"/proc/self/fd/{made}", self._file, None, syscalls.MS_BIND)
             syscalls.setns(made, syscalls.CLONE_NEWNS)
+            self._name.write_text(os.readlink(_HERE))  # noqa: PTH115
         finally:
             os.close(made)
 

@@ -14,7 +14,7 @@ LOG: Final = "/.boxkeep/log"
 BOOT_FILE: Final = "/.boxkeep/boot.json"
 WORKSPACE: Final = "/workspace"
 PORT: Final = 7071
-DIRECTORIES: Final = ("proc", "sys", "dev", "workspace", ".boxkeep/guest", ".boxkeep/log")
+DIRECTORIES: Final = ("proc", "sys", "dev", ".boxkeep/guest", ".boxkeep/log")
 
 _SHM: Final = "/dev/shm"  # noqa: S108
 _SHM_MIB: Final = 512

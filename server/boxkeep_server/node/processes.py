@@ -50,14 +50,16 @@ def at_work_on(machine: str, binaries: set[str]) -> list[int]:
     return [pid for pid in _all() if _is_at_work(pid, machine.encode(), {os.fsencode(path) for path in binaries})]
 
 
-def reap_orphans(cgroup: str) -> None:
-    """Collect the ended children of ours that came from machines: those of cgroups below `cgroup`.
+def reap_orphans() -> None:
+    """Collect what machines left to this process, should it be a subreaper: ended children of other sessions.
 
-    Children that this process started by itself are left to whoever waits for them.
+    Children that it started itself share its session and are left to whoever waits for them. Nothing here needs a
+    subreaper; without one it is the host's first process that collects.
     """
+    session = str(os.getsid(0)).encode()
     for pid in _children():
         fields = _status(pid)
-        if fields is not None and fields[0] == b"Z" and f":/{cgroup}/" in _text(pid, "cgroup").decode():
+        if fields is not None and fields[0] == b"Z" and fields[3] != session:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 
@@ -78,8 +80,11 @@ def _all() -> Iterator[int]:
 
 
 def _children() -> list[int]:
-    tasks = (_PROC / "self" / "task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    found: list[int] = []
+    for task in (_PROC / "self" / "task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.extend(map(int, (task / "children").read_text().split()))
+    return found
 
 
 def _status(pid: int) -> list[bytes] | None:

@@ -20,6 +20,8 @@ _RUNSC_FLAGS: Final = (
     "--overlay2=none",
     # Else a connected socket forbids a checkpoint.
     "--net-disconnect-ok=true",
+    # What is mounted beside the root never changes or is the machine's alone: no asking the host for what is known.
+    "--file-access-mounts=exclusive",
 )
 # A mount namespace of the command's own in which /proc/sys is the directory given.
 _UNDER_OTHER_PROC_SYS: Final = (

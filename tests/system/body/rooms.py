@@ -2,32 +2,31 @@
 
 import asyncio
 import json
+import os
 import resource
 import secrets
 import shutil
-import string
 import subprocess
+import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Isolation
-from boxkeep_server.node import btrfs, runtimes
+from boxkeep_server.node import btrfs
 from boxkeep_server.node.cgroups import Cgroups, layout
 from boxkeep_server.node.disks import Disks
 from boxkeep_server.node.machines import Machines
-from boxkeep_server.node.mountspace import MountSpace
+from boxkeep_server.node.mountspace import MountSpace, mounts
 from boxkeep_server.node.oci import Ceilings, Host
 from boxkeep_server.node.parts import Guest, MachineSpec, Parts
-from boxkeep_server.node.runtimes import Runtime
+from boxkeep_server.node.probes import find_runc, find_runsc
 
-INSTANCE = "hbody"
-CACHE = Path("/var/cache/boxkeep-dev/hbody")
-RUNSC = CACHE / "rs/usr/bin/runsc"
+INSTANCE = os.environ.get("BOXKEEP_TEST_INSTANCE", "tbody")
+CACHE = Path(os.environ.get("BOXKEEP_TEST_CACHE", "/var/cache/boxkeep-test"))
+ISOLATIONS: tuple[Isolation, ...] = ("runc", "runsc")
 GIB = 1 << 30
-
-
-def ident() -> str:
-    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(32))
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ class Attachment:
 
 
 class Addresses:
-    def __init__(self) -> None:
-        self._taken: set[int] = set()
+    def __init__(self, first: int) -> None:
+        self._taken: set[int] = set(range(first))
 
     def take(self, machine: str) -> int:
         index = next(number for number in range(1, 16384) if number not in self._taken)
@@ -102,8 +101,7 @@ def bundle() -> Path:
     tree = CACHE / "bundle"
     if tree.exists():
         return tree
-    fresh = tree.with_suffix(".new")
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh = tree.with_name(f"bundle.{os.getpid()}")
     (fresh / "py/bin").mkdir(parents=True)
     (fresh / "lib").mkdir()
     shutil.copy("/usr/bin/python3.11", fresh / "py/bin/python3")
@@ -117,49 +115,89 @@ def bundle() -> Path:
     for library in libraries:
         name = "ld.so" if library.name.startswith("ld-linux") else library.name
         shutil.copy(library, fresh / "lib" / name)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", fresh / "py/lib/python3.11"], check=False)
     fresh.rename(tree)
     return tree
 
 
 def guest() -> Guest:
     tree = bundle()
-    shutil.copy(Path(__file__).with_name("responder.py"), tree / "responder.py")
+    for script in ("responder.py", "attacks.py"):
+        shutil.copy(Path(__file__).with_name(script), tree / script)
     at = "/.boxkeep/guest"
     argv = (f"{at}/lib/ld.so", "--library-path", f"{at}/lib", "--argv0", f"{at}/py/bin/python3")
     return Guest(tree, (*argv, f"{at}/py/bin/python3", "-I", "-S", "-B", f"{at}/responder.py"))
 
 
+def _binary(name: str) -> Path:
+    found = os.environ.get(f"BOXKEEP_TEST_{name.upper()}") or shutil.which(name)
+    assert found, f"these tests run the real {name}; install it or name it in BOXKEEP_TEST_{name.upper()}"
+    return Path(found)
+
+
+def minbase() -> Path:
+    """A small Debian tree, made once by mmdebstrap."""
+    tree = CACHE / "minbase"
+    if not tree.exists():
+        fresh = tree.with_name(f"minbase.{os.getpid()}")
+        CACHE.mkdir(parents=True, exist_ok=True)
+        packages = "--include=procps"
+        subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", packages, "bookworm", fresh], check=True)
+        fresh.rename(tree)
+    return tree
+
+
 class Room:
     """An instance of the body below `directory`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, first_index: int = 1) -> None:
+        self._first_index = first_index
         self.lib = directory / "lib"
         self.run = directory / "run"
         self.space = MountSpace(self.run)
+        self.disks = Disks(self.lib / "pool.img", self.run / "pool")
+        self.cgroups = Cgroups(layout(Path("/proc/mounts").read_text()), f"boxkeep-{INSTANCE}")
 
     def open(self) -> None:
         self.space.enter()
-        self.disks = Disks(self.lib / "pool.img", self.run / "pool")
         self.disks.open(8 * GIB)
-        self.cgroups = Cgroups(layout(Path("/proc/mounts").read_text()), f"boxkeep-{INSTANCE}")
         self.cgroups.open(8 * GIB)
         self.image = self._image()
         self.links = DirectLinks()
-        self.runtimes: dict[Isolation, Runtime] = {
-            "runc": runtimes.runc(Path("/usr/sbin/runc"), self.run),
-            "runsc": runtimes.runsc(RUNSC, self.run, runtimes.make_proc_sys(self.run / "proc-sys")),
-        }
+        found = [find_runc(_binary("runc"), self.run), find_runsc(_binary("runsc"), self.run)]
+        self.runtimes = {runtime.isolation: runtime for runtime in map(asyncio.run, found) if runtime}
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         self.parts = Parts(
             disks=self.disks,
             cgroups=self.cgroups,
             network=self.links,
-            addresses=Addresses(),
+            addresses=Addresses(self._first_index),
             runtimes=self.runtimes,
             guest=guest(),
             host=Host(open_files=hard, swap_accounting=True),
         )
         self.machines = Machines(self.lib, self.run, self.parts)
+        self.machines.open()
+
+    def traces(self) -> dict[str, set[str]]:
+        """Everything that machines could leave behind, by kind."""
+        cgroups = (Path(found) for found, _, _ in os.walk("/sys/fs/cgroup") if f"boxkeep-{INSTANCE}/" in found)
+        links = subprocess.run(["ip", "-o", "link"], check=True, capture_output=True, text=True).stdout
+        loops = subprocess.run(["losetup", "-a"], check=True, capture_output=True, text=True).stdout
+        processes = subprocess.run(["ps", "-eo", "args="], check=True, capture_output=True, text=True).stdout
+        bodies = self.run / "machines"
+        return {
+            "mounts": {entry.target for entry in mounts() if entry.target.startswith(str(self.run))},
+            "netns": {path.name for path in Path("/run/netns").glob(f"bk-{INSTANCE}-*")},
+            "links": {line for line in links.splitlines() if f" b{INSTANCE}" in line},
+            "cgroups": {str(path) for path in cgroups},
+            "disks": set(self.disks.machines()),
+            "bodies": {path.name for path in bodies.iterdir()} if bodies.exists() else set(),
+            "records": {path.name for path in (self.lib / "machines").glob("*")},
+            "runtimes": {str(path) for runtime in self.runtimes.values() for path in runtime.root.glob("*")},
+            "loops": {line for line in loops.splitlines() if str(self.lib) in line},
+            "processes": {line for line in processes.splitlines() if str(self.run) in line},
+        }
 
     def close(self) -> None:
         self.cgroups.close()
@@ -170,14 +208,21 @@ class Room:
     def spec(self, isolation: Isolation = "runc", **ceilings: int) -> MachineSpec:
         limits = Ceilings(memory_bytes=512 << 20, cpus=2.0, pids=256, disk_bytes=GIB)
         wanted = replace(limits, **ceilings)
-        return MachineSpec(ident(), isolation, self.image, wanted, "box", secrets.token_hex(32))
+        return MachineSpec(new_id(), isolation, self.image, wanted, "box", secrets.token_hex(32))
 
     def _image(self) -> Image:
         tree = self.disks.images / "minbase"
         if not tree.exists():
             btrfs.create_subvolume(self.disks.images, "minbase")
-            subprocess.run(["cp", "-a", f"{CACHE}/minbase/.", tree], check=True)
+            subprocess.run(["cp", "-a", f"{minbase()}/.", tree], check=True)
         return Image("minbase", "minbase", tree)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+    """Wait until `condition` holds."""
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.02)
 
 
 async def ask(address: str, *argv: str) -> tuple[int, str]:
@@ -190,6 +235,8 @@ async def call(address: str, *words: object) -> tuple[int, str]:
     async with asyncio.timeout(60):
         reader, writer = await asyncio.open_connection(address, 7071)
         writer.write(json.dumps(words).encode() + b"\n")
-        answer = json.loads(await reader.read())
-        writer.close()
+        try:
+            answer = json.loads(await reader.read())
+        finally:
+            writer.close()
     return answer["code"], answer["said"]

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 terminals: list[int] = []
@@ -49,7 +50,12 @@ def talk(line: str, until: str) -> dict[str, Any]:
     return {"code": 0, "said": said}
 
 
-OPERATIONS = {"run": run, "start": start, "terminal": open_terminal, "talk": talk}
+OPERATIONS: dict[str, Callable[..., dict[str, Any]]] = {
+    "run": run,
+    "start": start,
+    "terminal": open_terminal,
+    "talk": talk,
+}
 
 
 def serve(connection: socket.socket) -> None:

@@ -1,0 +1,8 @@
+# `make up` installs and starts Boxkeep; `make test` passes every test. INSTANCE, PORT and SUBNET name another installation.
+.PHONY: up restart down purge status test check generate format bench soak
+
+up restart down purge status:
+	@scripts/instance.sh $@
+
+test check generate format bench soak:
+	@scripts/develop.sh $@

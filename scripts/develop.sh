@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# What developers and CI do with a clone: develop.sh test|check|generate|format|bench|soak
+# The environment with the tools lies outside of the clone, in $BOXKEEP_CACHE (/var/cache/boxkeep).
+set -euo pipefail
+
+clone=$(cd "$(dirname "$0")/.." && pwd)
+cache=${BOXKEEP_CACHE:-/var/cache/boxkeep}
+venv=$cache/venv
+export PATH=$venv/bin:$cache/bin:$PATH
+export PYTHONPATH=$clone/sdk:$clone/server:$clone/guest PYTHONDONTWRITEBYTECODE=1
+export TEST_IMAGES=${TEST_IMAGES:-$cache/images} TEST_RUNSC=$cache/bin/runsc
+cd "$clone"
+
+packages=(btrfs-progs ca-certificates curl iproute2 iptables mmdebstrap nftables postgresql procps python3 python3-venv runc
+  util-linux zstd)
+
+say() { printf '\n== %s\n' "$*"; }
+
+prepare() {
+  [ "$(id -u)" = 0 ] || { echo "run it as root: the tests make namespaces, mounts and accounts" >&2; exit 1; }
+  scripts/packages.sh "${packages[@]}"
+  mkdir -p "$cache/bin"
+  scripts/venv.sh "$venv" dev.txt >/dev/null
+  scripts/runtime.sh "$cache/bin" >/dev/null
+}
+
+check() {
+  say "format, lint, types, imports"
+  ruff format --check -q .
+  ruff check -q .
+  mypy server sdk
+  (cd guest && mypy boxkeep_guest)
+  lint-imports
+  say "generated files and documents"
+  python scripts/code_map.py --check
+  python scripts/openapi.py --check
+  python scripts/settings_page.py --check
+  python scripts/specification.py
+  scripts/no_hosts.sh
+}
+
+generate() {
+  ruff format -q .
+  python scripts/code_map.py
+  python scripts/openapi.py
+  python scripts/settings_page.py
+}
+
+tests() {
+  say "images for the tests"
+  BOXKEEP_NODE__IMAGES=$TEST_IMAGES python -m boxkeep.cli images build
+  python -m pytest "$@"
+}
+
+case ${1:-} in
+  check) prepare && check ;;
+  test)
+    prepare
+    check
+    shift
+    tests -q --durations=15 "$@"
+    ;;
+  generate | format) prepare && generate ;;
+  bench) prepare && shift && python -m tests.bench "$@" ;;
+  soak) prepare && shift && SOAK=1 tests -q tests/chaos tests/system "$@" ;;
+  *)
+    echo "usage: develop.sh test|check|generate|format|bench|soak" >&2
+    exit 2
+    ;;
+esac

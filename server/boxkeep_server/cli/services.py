@@ -1,0 +1,66 @@
+"""`boxkeep serve`, `boxkeep node`, `boxkeep down`: the services, and the end of everything."""
+
+import asyncio
+import logging
+
+import structlog
+import typer
+
+from boxkeep_server import compose
+from boxkeep_server.cli.session import as_account, become_account, fail, need_root, settings
+from boxkeep_server.node import daemon, ground
+from boxkeep_server.settings import Settings
+
+
+def serve() -> None:
+    """Run the control plane in the foreground; as root it becomes the service's account first."""
+    read = settings()
+    become_account(read)
+    _log_lines()
+    compose.serve(read)
+
+
+def node() -> None:
+    """Run the node in the foreground. Machines go on when it stops."""
+    need_root("node")
+    _log_lines()
+    try:
+        daemon.run_on(settings(), ground.lay)
+    except (daemon.NodeRuns, daemon.NothingToRunIn) as error:
+        fail(str(error))
+
+
+def down() -> None:
+    """End every sandbox (`operator_shutdown`) and remove all that the stopped node left: data stays."""
+    need_root("down")
+    read = settings()
+    _log_lines(logging.WARNING)
+    try:
+        daemon.take_down(read, ground.lay)
+    except daemon.NodeRuns as error:
+        fail(f"{error}: stop the node first")
+    as_account(read, lambda: _end_all(read))
+
+
+def _end_all(read: Settings) -> None:
+    for sandbox in asyncio.run(compose.end_all(read)):
+        typer.echo(f"ended {sandbox}: operator_shutdown")
+
+
+def _log_lines(level: int = logging.INFO) -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.LogfmtRenderer(key_order=("timestamp", "level", "event"), bool_as_flag=False),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+    )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (serve, node, down):
+        app.command()(command)

@@ -1,0 +1,43 @@
+"""The engine of an instance whose machines are all gone: there is nothing to place on, and nothing to release."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from boxkeep_server.engine.interface import NodeAway
+from boxkeep_server.model.node_api import Claim, ClaimHint, ClaimWish, Leaks, NodeFacts, Release
+
+
+class GoneEngine:
+    """Answers for a node that was taken down."""
+
+    async def place(self, wish: ClaimWish) -> tuple[str, Claim]:
+        """See `Engine.place`."""
+        raise NodeAway("the node was taken down")
+
+    async def release(self, node: str | None, sandbox: str, epoch: int) -> Release:
+        """See `Engine.release`: all is gone already."""
+        return Release()
+
+    async def claim(self, node: str, sandbox: str, epoch: int) -> Claim | None:
+        """See `Engine.claim`."""
+        return None
+
+    async def extend(self, node: str, sandbox: str, epoch: int, not_after: int) -> None:
+        """See `Engine.extend`."""
+
+    async def claims(self) -> dict[str, Sequence[Claim]]:
+        """See `Engine.claims`."""
+        raise NodeAway("the node was taken down")
+
+    async def nodes(self) -> Sequence[NodeFacts]:
+        """See `Engine.nodes`."""
+        raise NodeAway("the node was taken down")
+
+    async def watch(self) -> AsyncIterator[ClaimHint]:
+        """See `Engine.watch`: nothing happens any more."""
+        await asyncio.Event().wait()
+        yield ClaimHint()
+
+    async def leaks(self) -> Leaks:
+        """See `Engine.leaks`."""
+        return Leaks(leaks=())

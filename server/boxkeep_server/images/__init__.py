@@ -1,0 +1,1 @@
+"""The recipes of the images, one file each."""

@@ -1,0 +1,138 @@
+"""The machine layer made real: machines of the runtimes, their place in the network, and their guests."""
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from boxkeep_server.guestwire import GuestAddress, GuestError, GuestPool, GuestRefused
+from boxkeep_server.model.node_api import NetworkWish
+from boxkeep_server.node.addresses import NoAddress
+from boxkeep_server.node.cgroups import Cgroups
+from boxkeep_server.node.disks import Disks
+from boxkeep_server.node.layer import Birth, LastWords, MachineFailed, Tenancy, Use
+from boxkeep_server.node.machines import BootFailed, Machines
+from boxkeep_server.node.netns import CommandFailed
+from boxkeep_server.node.oci import Ceilings
+from boxkeep_server.node.parts import MachineSpec
+from boxkeep_server.node.records import Machine
+from boxkeep_server.node.runtimes import RuntimeFailed
+
+_HAND_OVER_S: Final = 5.0
+
+
+class Egress(Protocol):
+    """What the network can be told of a machine."""
+
+    async def set_egress(self, machine: str, index: int, wish: NetworkWish) -> None:
+        """Open what a machine may reach, in place of what it might before. May be repeated."""
+
+
+@dataclass(frozen=True)
+class Bodies:
+    """Makes, hands over, watches and removes real machines; see `Maker` and `Observer`."""
+
+    machines: Machines
+    disks: Disks
+    cgroups: Cgroups
+    egress: Egress
+    guests: GuestPool
+    ceilings: Ceilings
+
+    async def start(self, birth: Birth) -> Machine:
+        """See `Maker.start`."""
+        spec = MachineSpec(
+            birth.machine, birth.isolation, birth.image, self.ceilings, birth.hostname, secret=birth.secret
+        )
+        with _failing(f"machine {birth.machine} did not start"):
+            return await self.machines.start(spec)
+
+    async def hand_over(self, machine: Machine, tenancy: Tenancy) -> None:
+        """See `Maker.hand_over`. The network first: nothing of the tenant's runs before it is as wished."""
+        with _failing(f"machine {machine.id} could not be handed over"):
+            await asyncio.gather(
+                self.egress.set_egress(machine.id, machine.index, tenancy.network),
+                self.machines.rename(machine, tenancy.hostname),
+            )
+            await self._tell_guest(machine, tenancy)
+
+    async def end(self, machine: str) -> None:
+        """See `Maker.end`."""
+        await asyncio.to_thread(self.cgroups.kill, machine)
+
+    async def destroy(self, machine: str) -> dict[str, LastWords]:
+        """See `Maker.destroy`."""
+        with _failing(f"machine {machine} could not be removed"):
+            tails = await self.machines.destroy(machine)
+        return {process: LastWords(tail.stdout, tail.stderr) for process, tail in tails.items()}
+
+    def found(self) -> list[str]:
+        """See `Observer.found`."""
+        return self.machines.found()
+
+    def read(self, machine: str) -> Machine | None:
+        """See `Observer.read`."""
+        return self.machines.read(machine)
+
+    def has_disk(self, machine: str) -> bool:
+        """See `Observer.has_disk`."""
+        return self.disks.path(machine).exists()
+
+    def alive(self, machine: Machine) -> bool:
+        """See `Observer.alive`."""
+        return self.machines.alive(machine)
+
+    async def exited(self, machine: Machine) -> None:
+        """See `Observer.exited`."""
+        await self.machines.exited(machine)
+
+    def use(self, machine: str) -> Use | None:
+        """See `Observer.use`."""
+        try:
+            usage = self.machines.usage(machine)
+        except OSError:
+            return None  # without a cgroup, or with one that goes at this moment
+        return Use(usage.memory_bytes, usage.cpu_ms, usage.oom_kills)
+
+    async def _tell_guest(self, machine: Machine, tenancy: Tenancy) -> None:
+        request = {
+            "op": "claim",
+            "epoch": tenancy.epoch,
+            "secret": tenancy.secret,
+            "hostname": tenancy.hostname,
+            "env": dict(tenancy.env),
+        }
+        before, after = _address(machine, 0, machine.secret), _address(machine, tenancy.epoch, tenancy.secret)
+        try:
+            await self.guests.call(before, request, timeout=_HAND_OVER_S)
+        except GuestRefused as refused:
+            if refused.code != "unauthorised":
+                raise
+            # A process before this one was killed after it had told the guest.
+            await self.guests.call(after, request, timeout=_HAND_OVER_S)
+        finally:
+            self.guests.forget(machine.born_as, 0)
+            self.guests.forget(machine.born_as, tenancy.epoch)
+
+
+def _address(machine: Machine, epoch: int, secret: str) -> GuestAddress:
+    return GuestAddress(machine.address, machine.port, machine.born_as, epoch, bytes.fromhex(secret))
+
+
+@contextlib.contextmanager
+def _failing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (
+        BootFailed,
+        RuntimeFailed,
+        CommandFailed,
+        NoAddress,
+        GuestError,
+        OSError,
+        TimeoutError,
+        subprocess.SubprocessError,
+    ) as error:
+        raise MachineFailed(f"{what}: {error or type(error).__name__}") from error

@@ -1,0 +1,387 @@
+"""Claims: a machine is bound to a sandbox's epoch once, handed over, and released without a trace."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason, Release
+from boxkeep_server.node import refusals
+from boxkeep_server.node.berths import Berths
+from boxkeep_server.node.bindings import Binding, Bindings, Key
+from boxkeep_server.node.crew import Crew
+from boxkeep_server.node.layer import Birth, Clock, MachineFailed, Maker, Observer, Stock, Tenancy
+from boxkeep_server.node.ledger import Held, Ledger, shown, told
+from boxkeep_server.node.pool import Kind, Pool
+from boxkeep_server.node.records import Machine
+from boxkeep_server.node.released import Released
+
+_log = logging.getLogger(__name__)
+
+CLAIM_S: Final = 28.0
+"""How long a claim may take; the page promises 30."""
+_REMEMBERED: Final = 256
+
+
+class Admission(Protocol):
+    """Says whether this node takes another sandbox, `taken` slots being used."""
+
+    def admits(self, taken: int) -> bool:
+        """Whether there is room."""
+
+
+class Meters(Protocol):
+    """Counts what claims do."""
+
+    def claimed(self, kind: str, warm: bool, seconds: float) -> None:
+        """A claim was answered."""
+
+    def failed(self, kind: str) -> None:
+        """A machine could not be had."""
+
+    def released(self, seconds: float) -> None:
+        """A machine is gone."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """What claims work with."""
+
+    maker: Maker
+    observer: Observer
+    files: Bindings
+    ledger: Ledger
+    released: Released
+    pool: Pool
+    berths: Berths
+    crew: Crew
+    admission: Admission
+    meters: Meters
+    stock: Callable[[], Stock]
+    boot_id: str
+    now: Clock
+    new_id: Callable[[], str]
+    new_secret: Callable[[], str]
+    watch: Callable[[Held], None]
+
+
+@dataclass(eq=False)
+class _Effort:
+    """A claim being brought about, with `machine`. `waiting`: nothing of it is there yet."""
+
+    deadline: float
+    task: asyncio.Task[Claim] = field(init=False)
+    machine: str | None = None
+    waiting: bool = False
+    unwanted: bool = False
+
+    def give_up(self) -> None:
+        """Have it end without a claim, as soon as that leaves nothing behind."""
+        self.unwanted = True
+        if self.waiting:
+            self.task.cancel()
+
+    def check(self) -> None:
+        """Raise _GivenUp if it shall end."""
+        if self.unwanted:
+            raise _GivenUp
+
+
+class _GivenUp(Exception):
+    """Nobody wants the claim any more."""
+
+
+class Claims:
+    """The claims of one node."""
+
+    def __init__(self, means: Means) -> None:
+        self._do = means
+        self._efforts: dict[Key, _Effort] = {}
+        self._releases: dict[Key, asyncio.Task[Release]] = {}
+        self._remains: OrderedDict[Key, Release] = OrderedDict()
+
+    async def claim(self, wish: ClaimWish) -> Claim:
+        """Bind a machine and hand it over. Again for the same sandbox, epoch and role: the same one.
+
+        Raises:
+            EpochReleased, OlderEpoch, Unsupported, Malformed, NoRoom: nothing was done.
+            NotYet, Broken: it did not come about in time, or failed; nothing is left of it.
+        """
+        key = Key.of(wish)
+        self._refuse_late(key)
+        held, effort = self._do.ledger.get(key), self._efforts.get(key)
+        if effort is None:
+            if held is not None and held.binding.state is not ClaimState.STARTING:
+                return self.get(key)
+            self._check(wish)
+            if held is None:
+                self._refuse_full()
+            effort = self._begin(wish)
+        try:
+            async with asyncio.timeout_at(effort.deadline):
+                return await asyncio.shield(effort.task)
+        except TimeoutError:
+            effort.give_up()
+            raise refusals.NotYet("The machine did not come up in time") from None
+
+    def get(self, key: Key) -> Claim:
+        """One claim, with what its machine uses now.
+
+        Raises:
+            NoSuchClaim
+        """
+        held = self._held(key)
+        if not held.dead:
+            held.use = self._do.observer.use(held.binding.machine) or held.use
+        return shown(held)
+
+    def list(self) -> tuple[Claim, ...]:
+        """Every claim, with what its machine used a moment ago."""
+        return tuple(shown(held) for held in self._do.ledger)
+
+    def change(self, key: Key, not_after: int) -> Claim:
+        """Set when the node ends a machine.
+
+        Raises:
+            NoSuchClaim, EpochReleased, ClaimIsDead
+        """
+        if key in self._do.released:
+            raise refusals.EpochReleased("This epoch was released already")
+        held = self._held(key)
+        if held.dead:
+            raise refusals.ClaimIsDead("The machine is dead")
+        self._do.ledger.change(held, not_after=not_after)
+        return shown(held)
+
+    async def release(self, key: Key) -> Release:
+        """Remove all that there is of a claim and shut the door behind it. May be repeated, for one never made too.
+
+        Raises:
+            Broken: something of the machine does not go; to be asked again.
+        """
+        task = self._releases.get(key)
+        if task is None:
+            task = self._releases[key] = self._do.crew.start(self._release(key))
+            task.add_done_callback(lambda _: self._releases.pop(key, None))
+        return await asyncio.shield(task)
+
+    def taken(self) -> int:
+        """How many slots are used: by claims that are not dead, and by those on their way."""
+        living = {held.key for held in self._do.ledger if not held.dead}
+        return len(living | set(self._efforts))
+
+    def on_their_way(self) -> set[str]:
+        """The ids of machines that are being bound at this moment."""
+        return {effort.machine for effort in self._efforts.values() if effort.machine is not None}
+
+    def remember(self, key: Key, remains: Release) -> None:
+        """Keep what is left to say of a claim for who asks again."""
+        self._remains[key] = remains
+        while len(self._remains) > _REMEMBERED:
+            self._remains.popitem(last=False)
+
+    async def finish_release(self, binding: Binding) -> None:
+        """Go on with a release that the process before this one began.
+
+        Raises:
+            MachineFailed
+        """
+        await self._remove(Held(binding, self._do.observer.read(binding.machine)))
+
+    def _held(self, key: Key) -> Held:
+        held = self._do.ledger.get(key)
+        if held is None:
+            raise refusals.NoSuchClaim("No such claim")
+        return held
+
+    def _refuse_late(self, key: Key) -> None:
+        if key in self._do.released or key in self._releases:
+            raise refusals.EpochReleased("This epoch was released already")
+        if self._do.ledger.latest_epoch(key.sandbox, key.role) > key.epoch:
+            raise refusals.OlderEpoch("A later epoch of this sandbox is bound here")
+
+    def _check(self, wish: ClaimWish) -> None:
+        stock = self._do.stock()
+        if wish.not_after <= self._do.now():
+            raise refusals.Malformed("notAfter is over")
+        if stock.digests(wish.image, _kind(wish, stock).isolation) is None:
+            raise refusals.Unsupported(f"This node has no {wish.image} with that isolation")
+        for network in wish.network.allow or ():
+            try:
+                ipaddress.IPv4Network(network)
+            except ValueError:
+                raise refusals.Malformed(f"network.allow: not an IPv4 network: {network!r}") from None
+
+    def _refuse_full(self) -> None:
+        if not self._do.admission.admits(self.taken()):
+            raise refusals.NoRoom("No room for another machine now")
+
+    def _begin(self, wish: ClaimWish) -> _Effort:
+        key = Key.of(wish)
+        effort = self._efforts[key] = _Effort(asyncio.get_running_loop().time() + CLAIM_S)
+        effort.task = self._do.crew.start(self._bring_about(wish, effort))
+        effort.task.add_done_callback(lambda _: self._efforts.pop(key, None))
+        return effort
+
+    async def _bring_about(self, wish: ClaimWish, effort: _Effort) -> Claim:
+        began = time.perf_counter()
+        kind = _kind(wish, self._do.stock())
+        try:
+            held, warm = await self._have(wish, kind, effort)
+        except _GivenUp:
+            raise refusals.NotYet("The claim was given up") from None
+        except asyncio.CancelledError:
+            if effort.unwanted:
+                raise refusals.NotYet("The claim was given up") from None
+            raise
+        except MachineFailed as error:
+            self._do.meters.failed(str(kind))
+            _log.warning("claim of sandbox %s failed: %s", wish.sandbox, error)
+            raise refusals.Broken(f"The machine did not come up: {error}") from error
+        self._do.meters.claimed(str(kind), warm, time.perf_counter() - began)
+        return shown(held)
+
+    async def _have(self, wish: ClaimWish, kind: Kind, effort: _Effort) -> tuple[Held, bool]:
+        """A machine handed over, and whether it was up already. What was up may fail us once; a new one may not."""
+        held = self._do.ledger.get(Key.of(wish))
+        if held is None and (machine := self._do.pool.take(kind)):
+            held = await self._bind(wish, kind, machine.id, effort)
+            held.machine = machine
+            self._do.pool.unmark(machine.id)
+        if held is not None:
+            with contextlib.suppress(MachineFailed):
+                await self._hand_over(held, wish, effort)
+                return held, True
+        effort.waiting = True
+        async with self._do.berths.taken():
+            effort.waiting = False
+            effort.check()
+            await self._make_way()
+            held = await self._bind(wish, kind, self._do.new_id(), effort)
+            await self._hand_over(held, wish, effort)
+        return held, False
+
+    async def _make_way(self) -> None:
+        """A warm machine of another kind goes where the slots would not hold it and the new one."""
+        warm = len(self._do.pool.owned())
+        if warm and not self._do.admission.admits(self.taken() - 1 + warm):
+            await self._do.pool.shed(1)
+
+    async def _bind(self, wish: ClaimWish, kind: Kind, machine: str, effort: _Effort) -> Held:
+        effort.machine = machine
+        digests = self._do.stock().digests(kind.image, kind.isolation)
+        if digests is None:
+            raise MachineFailed(f"the image {kind.image} is gone")
+        now = self._do.now()
+        binding = Binding(
+            machine=machine,
+            sandbox=wish.sandbox,
+            epoch=wish.epoch,
+            role=wish.role,
+            image=kind.image,
+            isolation=kind.isolation,
+            digests=digests,
+            boot_id=self._do.boot_id,
+            secret=self._do.new_secret(),
+            claimed_at=now,
+            not_after=wish.not_after,
+            last_seen_at=now,
+        )
+        await asyncio.to_thread(self._do.files.bind, binding)
+        return self._do.ledger.enter(binding)
+
+    async def _hand_over(self, held: Held, wish: ClaimWish, effort: _Effort) -> None:
+        """Bring a bound machine to `running`; where that fails, nothing is left of it."""
+        try:
+            machine = held.machine or await self._start(held, wish)
+            effort.check()
+            await self._do.maker.hand_over(
+                machine,
+                Tenancy(
+                    epoch=wish.epoch,
+                    secret=held.binding.secret,
+                    hostname=wish.hostname,
+                    network=wish.network,
+                    env=wish.env,
+                ),
+            )
+            effort.check()
+        except (MachineFailed, _GivenUp):
+            await self._undo(held)
+            raise
+        held.machine = machine
+        self._do.ledger.change(
+            held,
+            state=ClaimState.RUNNING,
+            address=machine.address,
+            port=machine.port,
+            last_seen_at=self._do.now(),
+        )
+        self._do.watch(held)
+
+    async def _start(self, held: Held, wish: ClaimWish) -> Machine:
+        binding, stock = held.binding, self._do.stock()
+        if binding.image not in stock.images:
+            raise MachineFailed(f"the image {binding.image} is gone")
+        return await self._do.maker.start(
+            Birth(
+                machine=binding.machine,
+                image=stock.images[binding.image],
+                isolation=binding.isolation,
+                hostname=wish.hostname,
+                secret=self._do.new_secret(),
+            )
+        )
+
+    async def _undo(self, held: Held) -> None:
+        held.releasing = True
+        try:
+            await self._do.maker.destroy(held.binding.machine)
+        except MachineFailed as error:
+            _log.warning("what failed to start cannot be removed: %s", error)
+            held.releasing = False
+            self._do.ledger.change(held, state=ClaimState.DEAD, reason=DeathReason.BOOT_FAILED, died_at=self._do.now())
+            raise refusals.Broken(f"The machine did not come up and does not go: {error}") from error
+        self._do.ledger.remove(held)
+
+    async def _release(self, key: Key) -> Release:
+        began = time.perf_counter()
+        if key not in self._do.released:
+            await asyncio.to_thread(self._do.released.note, key, self._do.now())
+        if effort := self._efforts.get(key):
+            effort.give_up()
+            await asyncio.wait({effort.task})
+        held = self._do.ledger.get(key)
+        if held is not None:
+            try:
+                await self._remove(held)
+            except MachineFailed as error:
+                raise refusals.Broken(f"The machine does not go: {error}") from error
+            self._do.meters.released(time.perf_counter() - began)
+        return self._remains.get(key, Release())
+
+    async def _remove(self, held: Held) -> None:
+        held.releasing = True
+        alive = held.machine is not None and not held.dead and self._do.observer.alive(held.machine)
+        words = await self._do.maker.destroy(held.binding.machine)
+        self.remember(
+            held.key,
+            Release(
+                last_seen_at=self._do.now() if alive else held.binding.last_seen_at,
+                died_at=held.binding.died_at,
+                reason=held.binding.reason,
+                tails=told(words),
+            ),
+        )
+        self._do.ledger.remove(held)
+
+
+def _kind(wish: ClaimWish, stock: Stock) -> Kind:
+    if wish.isolation is not None:
+        return Kind(wish.image, wish.isolation)
+    return Kind(wish.image, next(iter(stock.isolations)))

@@ -1,0 +1,102 @@
+"""What machines of a real node stand on: its network, its images, the guest's bundle, and the count of leaks."""
+
+import asyncio
+import contextlib
+import importlib.util
+import ipaddress
+import logging
+import pwd
+import subprocess
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from boxkeep_server.node.addresses import Addresses
+from boxkeep_server.node.bundle import BundleError, build_bundle, make_tree
+from boxkeep_server.node.cgroups import Cgroups, layout
+from boxkeep_server.node.daemon import Ground
+from boxkeep_server.node.disks import Disks
+from boxkeep_server.node.images import Images
+from boxkeep_server.node.leaks import Observer
+from boxkeep_server.node.network import Network
+from boxkeep_server.node.oci import GUEST as MOUNTED_GUEST
+from boxkeep_server.node.parts import Guest
+from boxkeep_server.node.records import Records
+from boxkeep_server.node.resolver import Resolver
+from boxkeep_server.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+_IMAGES_EVERY_S: Final = 5.0
+
+
+async def lay(settings: Settings, disks: Disks) -> Ground:
+    """Set up or take over the network, unpack what images there are, build the guest's bundle if it is new."""
+    network = Network(
+        settings.instance,
+        settings.node.subnet,
+        settings.run,
+        uids=_uids(settings),
+        internet=settings.node.internet,
+        opened=[_pair(text) for text in settings.node.opened],
+    )
+    records = Records(settings.lib / "machines")
+    images = Images(disks.images, settings.images)
+    _, guest, _ = await asyncio.gather(
+        network.setup(), asyncio.to_thread(_guest, settings.lib / "bundles"), asyncio.to_thread(images.refresh)
+    )
+    taken = (one.index for machine in records.machines() if (one := records.read(machine)) is not None)
+    return Ground(
+        links=network,
+        addresses=Addresses(network.plan.size, time.monotonic, taken),
+        images=images.all,
+        guest=guest,
+        guest_digest=guest.tree.name,
+        leaks=_observer(settings, disks, network, records).leaks,
+        close=network.teardown,
+        tasks=(network.monitor, Resolver(network.router).run, partial(_keep_images, images)),
+    )
+
+
+def _guest(bundles: Path) -> Guest:
+    """The guest's bundle, made from this host where that has the right Python, else from a tree of its own."""
+    found = importlib.util.find_spec("boxkeep_guest")
+    if found is None or found.origin is None:
+        raise BundleError("the package boxkeep_guest is not installed beside the server")
+    program = Path(found.origin).parent
+    try:
+        bundle = build_bundle(bundles, program)
+    except BundleError as error:
+        _log.info("the bundle gets a Python of its own: %s", error)
+        with tempfile.TemporaryDirectory() as scratch:
+            bundle = build_bundle(bundles, program, make_tree(Path(scratch) / "tree"))
+    return Guest(bundle.path, tuple(bundle.command(MOUNTED_GUEST)))
+
+
+def _observer(settings: Settings, disks: Disks, network: Network, records: Records) -> Observer:
+    cgroups = Cgroups(layout(Path("/proc/mounts").read_text()), f"boxkeep-{settings.instance}")
+    return Observer(settings.run, settings.lib / "pool.img", disks, cgroups, network, records)
+
+
+async def _keep_images(images: Images) -> None:
+    """Take up images that are built while the node runs."""
+    while True:
+        await asyncio.sleep(_IMAGES_EVERY_S)
+        try:
+            if await asyncio.to_thread(images.refresh):
+                _log.info("images are now %s", {name: image.digest for name, image in images.all().items()})
+        except (OSError, subprocess.CalledProcessError) as error:
+            _log.warning("images could not be unpacked: %s", error)
+
+
+def _uids(settings: Settings) -> list[int]:
+    with contextlib.suppress(KeyError):
+        return [pwd.getpwnam(settings.account).pw_uid]
+    return []
+
+
+def _pair(text: str) -> tuple[str, int]:
+    address, _, port = text.rpartition(":")
+    return str(ipaddress.IPv4Address(address)), int(port)

@@ -1,0 +1,78 @@
+"""What this host is: memory and its accounts, runtimes and what they need here, room for disks."""
+
+import resource
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from boxkeep_server.model.node_api import Isolation, IsolationFacts
+from boxkeep_server.node import runtimes
+from boxkeep_server.node.cgroups import Layout
+from boxkeep_server.node.oci import Host
+from boxkeep_server.node.room import GIB, Memory, read_memory
+from boxkeep_server.node.runtimes import Runtime, RuntimeFailed
+
+_POOL_MOST_GIB: Final = 200
+_POOL_LEAST_GIB: Final = 4
+_HELD: Final = {"anon", "shmem", "total_rss", "total_shmem"}
+
+
+def oci_host(layout: Layout) -> Host:
+    """What of this host shapes OCI configs."""
+    swap = layout.unified or (layout.v1["memory"] / "memory.memsw.limit_in_bytes").exists()
+    return Host(open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1], swap_accounting=swap)
+
+
+def memory_reader(layout: Layout, parent: str) -> Memory:
+    """The host's memory now, with what all machines below `parent` hold that cannot be taken from them."""
+    top = layout.v2 if layout.unified else layout.v1["memory"]
+    assert top is not None
+    lines = [line.split() for line in (top / parent / "memory.stat").read_text().splitlines()]
+    return replace(read_memory(), machines_bytes=sum(int(value) for name, value in lines if name in _HELD))
+
+
+def pool_bytes(wished_gib: int | None, file: Path) -> int:
+    """How large the disk pool is to be: as wished, as it is, or half of what is free."""
+    if wished_gib is not None:
+        return wished_gib * GIB
+    if file.exists():
+        return file.stat().st_size
+    free_gib = shutil.disk_usage(file.parent).free // GIB
+    return min(max(free_gib // 2, _POOL_LEAST_GIB), _POOL_MOST_GIB) * GIB
+
+
+def find_runtimes(wished: Sequence[Isolation], run: Path, path: str | None = None) -> dict[Isolation, Runtime]:
+    """The wished runtimes that are installed, in the order of the wish."""
+    found: dict[Isolation, Runtime] = {}
+    for isolation in wished:
+        binary = shutil.which(isolation, path=path)
+        if binary is not None:
+            found[isolation] = _runtime(isolation, Path(binary), run)
+    return found
+
+
+async def isolation_facts(found: Mapping[Isolation, Runtime]) -> dict[Isolation, IsolationFacts]:
+    """What each runtime says of itself; one that does not run is not there."""
+    facts: dict[Isolation, IsolationFacts] = {}
+    for isolation, runtime in found.items():
+        try:
+            version = await runtime.version()
+        except (RuntimeFailed, OSError):
+            continue
+        facts[isolation] = IsolationFacts(version=version, pause_keeps="memory" if isolation == "runsc" else "files")
+    return facts
+
+
+def _runtime(isolation: Isolation, binary: Path, run: Path) -> Runtime:
+    if isolation == "runc":
+        return runtimes.runc(binary, run)
+    return runtimes.runsc(binary, run, runtimes.make_proc_sys(run / "proc-sys") if _shows_host_values() else None)
+
+
+def _shows_host_values() -> bool:
+    """Whether network namespaces show what runsc takes for the mark of the host's own one."""
+    seen = subprocess.run(["unshare", "--net", "test", "-e", "/proc/sys/net/core/rmem_default"], check=False)
+    return seen.returncode == 0

@@ -1,0 +1,83 @@
+"""The images that machines of this node begin from: unpacked into the pool once, read-only, shared by all."""
+
+import contextlib
+import json
+import secrets
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from boxkeep_server.node import btrfs
+
+_UNPACK: Final = ("tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--zstd", "-x")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A read-only tree: what users call it, what it is made from, where it lies."""
+
+    name: str
+    digest: str
+    root: Path
+
+
+def current(archives: Path) -> dict[str, str]:
+    """The digest of each image that has been built."""
+    found = {}
+    for file in sorted(archives.glob("*.json")):
+        with contextlib.suppress(ValueError, KeyError):
+            named = json.loads(file.read_text())
+            if (archives / f"{named['digest']}.tar.zst").exists():
+                found[str(named["name"])] = str(named["digest"])
+    return found
+
+
+class Images:
+    """Images in `pool`, taken from the archives of a builder. Every call but `all` may take seconds and blocks."""
+
+    def __init__(self, pool: Path, archives: Path) -> None:
+        self._pool = pool
+        self._archives = archives
+        self._all: dict[str, Image] = {}
+
+    def all(self) -> Mapping[str, Image]:
+        """Those that machines can be made of now."""
+        return self._all
+
+    def refresh(self) -> bool:
+        """Unpack what has been built since; whether there is anything new."""
+        wanted = current(self._archives)
+        for name, digest in wanted.items():
+            if name not in self._all or self._all[name].digest != digest:
+                self._unpack(digest)
+        found = {name: Image(name, digest, self._pool / digest) for name, digest in wanted.items()}
+        changed = found != self._all
+        self._all = found
+        return changed
+
+    def _unpack(self, digest: str) -> None:
+        """Unpack beside and rename: a half unpacked image never has the name of a whole one."""
+        if (self._pool / digest).exists():
+            return
+        self._remove_halves()
+        half = f".half-{secrets.token_hex(4)}"
+        btrfs.create_subvolume(self._pool, half)
+        archive = self._archives / f"{digest}.tar.zst"
+        subprocess.run([*_UNPACK, "-C", self._pool / half, "-f", archive], check=True)
+        (self._pool / half).chmod(0o755)
+        btrfs.create_snapshot(self._pool / half, self._pool, digest, read_only=True)
+        btrfs.delete_subvolume(self._pool, half)
+
+    def _remove_halves(self) -> None:
+        for half in self._pool.glob(".half-*"):
+            btrfs.delete_subvolume(self._pool, half.name)
+
+    def remove_unused(self, used: set[str]) -> int:
+        """Remove images that are neither current nor `used` (digests); how many."""
+        keep = used | {image.digest for image in self._all.values()}
+        old = [entry for entry in self._pool.iterdir() if not entry.name.startswith(".") and entry.name not in keep]
+        for entry in old:
+            btrfs.delete_subvolume(self._pool, entry.name)
+        return len(old)

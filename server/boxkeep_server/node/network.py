@@ -1,0 +1,276 @@
+"""The network of an instance: a router namespace, one namespace and link a machine, one uplink to the host."""
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import logging
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from boxkeep_server.model.ids import is_id
+from boxkeep_server.model.node_api import NetworkWish
+from boxkeep_server.node import netns, nft
+from boxkeep_server.node.addresses import Plan
+from boxkeep_server.node.firewall import Firewall
+
+_log = logging.getLogger(__name__)
+
+CHECK_EVERY_S: Final = 3.0
+_SYSCTLS: Final = {
+    "net/ipv6/conf/all/disable_ipv6": "1",
+    "net/ipv6/conf/default/disable_ipv6": "1",
+}
+_ROUTER_SYSCTLS: Final = {
+    **_SYSCTLS,
+    "net/ipv4/ip_forward": "1",
+    "net/ipv4/conf/all/rp_filter": "0",
+    "net/ipv4/conf/all/accept_redirects": "0",
+    "net/ipv4/conf/all/send_redirects": "0",
+    "net/ipv4/conf/default/send_redirects": "0",
+}
+# Inside everyone is root of nothing but the sandbox: low ports and ping need no right there.
+_MACHINE_SYSCTLS: Final = {
+    **_SYSCTLS,
+    "net/ipv4/ip_unprivileged_port_start": "0",
+    "net/ipv4/ping_group_range": "0 2147483647",
+}
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A machine's place: its namespace, its address, and the router's end of its link."""
+
+    netns_path: Path
+    address: str
+    gateway: str
+
+
+class Network:
+    """Everything carries the instance's name. Of `run`, the directory `net` is the network's own."""
+
+    def __init__(
+        self,
+        instance: str,
+        subnet: str,
+        run: Path,
+        *,
+        uids: Sequence[int],
+        internet: bool = True,
+        opened: Sequence[tuple[str, int]] = (),
+    ) -> None:
+        self.plan = Plan(ipaddress.IPv4Network(subnet))
+        self._instance = instance
+        self._directory = run / "net"
+        self._router = self._directory / "router"
+        self._internet = internet
+        self._opened = tuple(opened)
+        self._host_link, self._router_link = f"u{instance}h", f"u{instance}r"
+        self._firewall = Firewall(f"boxkeep_{instance}", self.plan, self._host_link, uids)
+        self._rules = asyncio.Lock()
+        self._host_networks: frozenset[str] | None = None
+        self._mtu = 1500
+
+    @property
+    def router(self) -> Path:
+        """The router's namespace."""
+        return self._router
+
+    @property
+    def link_prefix(self) -> str:
+        """How the names of the router's ends of machines' links begin."""
+        return f"b{self._instance}"
+
+    def link(self, index: int) -> str:
+        """The name of the router's end of a machine's link."""
+        return f"{self.link_prefix}{index:x}"
+
+    async def setup(self) -> None:
+        """Make the router and its uplink, or take over those of an earlier node process."""
+        await asyncio.to_thread(self._setup)
+        await self._refresh_host()
+
+    def _setup(self) -> None:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._mtu = _uplink_mtu()
+        if not netns.exists(self._router):
+            netns.remove(self._router)
+            netns.make(self._router, lambda: _set(_ROUTER_SYSCTLS))
+        if not _is_link(self._host_link):
+            self._make_uplink()
+        self._load_rules()
+        self._firewall.set()
+
+    def _make_uplink(self) -> None:
+        here = self.plan.uplink
+        netns.ip(
+            f"link add {self._host_link} mtu {self._mtu} type veth peer name {self._router_link} mtu {self._mtu} "
+            f"netns {self._router}",
+            f"addr add {here.gateway}/30 dev {self._host_link}",
+            f"link set {self._host_link} up",
+        )
+        netns.within(
+            self._router,
+            lambda: netns.ip(
+                "link set lo up",
+                f"addr add {here.address}/30 dev {self._router_link}",
+                f"link set {self._router_link} up",
+                f"route replace default via {here.gateway}",
+            ),
+        )
+        netns.ip(f"route replace {self.plan.subnet} via {here.address} dev {self._host_link}")
+
+    def _load_rules(self) -> None:
+        """Load the router's table where there is none: one that is there holds the machines of before."""
+
+        def load() -> None:
+            if f"table inet {nft.TABLE}" not in netns.run(["nft", "list", "tables"]):
+                netns.nft(nft.router(self.plan, self._router_link, self._opened))
+
+        netns.within(self._router, load)
+
+    async def attach(self, machine: str, index: int) -> Attachment:
+        """Give a machine a namespace with one link, that reaches nothing yet."""
+        place = self.plan.place(index)
+        path = self._path(machine)
+        await asyncio.to_thread(self._make_machine, path, place.address, place.gateway, index)
+        await self._router_nft(nft.placed(self.link(index), place.address))
+        return Attachment(path, place.address, place.gateway)
+
+    def _make_machine(self, path: Path, address: str, gateway: str, index: int) -> None:
+        link = self.link(index)
+
+        def inside() -> None:
+            _set(_MACHINE_SYSCTLS)
+            netns.ip(
+                f"link add eth0 mtu {self._mtu} type veth peer name {link} mtu {self._mtu} netns {self._router}",
+                "link set lo up",
+                f"addr add {address}/30 dev eth0",
+                "link set eth0 up",
+                f"route add default via {gateway}",
+            )
+
+        netns.make(path, inside)
+        netns.within(self._router, lambda: netns.ip(f"addr add {gateway}/30 dev {link}", f"link set {link} up"))
+
+    async def detach(self, machine: str, index: int) -> None:
+        """Take a machine's place away. May be repeated, and begun from any half of an attachment."""
+        link, place = self.link(index), self.plan.place(index)
+        gone = nft.egress(link, internet=False, allow=None, before=self._allowed(machine))
+        await self._router_nft(gone + nft.unplaced(link, place.address))
+        await asyncio.to_thread(self._remove_machine, machine, link)
+
+    def _remove_machine(self, machine: str, link: str) -> None:
+        def unlink() -> None:
+            with contextlib.suppress(netns.CommandFailed):
+                netns.ip(f"link del {link}")
+
+        netns.within(self._router, unlink)
+        netns.remove(self._path(machine))
+        self._egress_file(machine).unlink(missing_ok=True)
+
+    async def set_egress(self, machine: str, index: int, wish: NetworkWish) -> None:
+        """Set what a machine may reach, in place of what it could. The operator's no outweighs the wish."""
+        internet = wish.internet and self._internet
+        allow = wish.allow if self._internet else None
+        if allow is not None:
+            allow = tuple(sorted(str(net) for net in ipaddress.collapse_addresses(map(ipaddress.IPv4Network, allow))))
+        before = self._allowed(machine)
+        # Written first, with what may still be there: a crash in between leaves nothing that is not noted.
+        self._egress_file(machine).write_text(json.dumps(sorted({*before, *(allow or ())})))
+        await self._router_nft(nft.egress(self.link(index), internet, allow, before))
+
+    def _allowed(self, machine: str) -> list[str]:
+        try:
+            noted = json.loads(self._egress_file(machine).read_text())
+        except (FileNotFoundError, ValueError):
+            return []
+        return [str(network) for network in noted]
+
+    async def found(self) -> list[str]:
+        """The machines that have a namespace here."""
+        return sorted(entry.name for entry in self._directory.iterdir() if is_id(entry.name))
+
+    async def monitor(self) -> None:
+        """Keep the host's part as it should be, for ever."""
+        while True:
+            await asyncio.sleep(CHECK_EVERY_S)
+            try:
+                await self.check()
+            except (netns.CommandFailed, OSError) as error:
+                _log.warning("the network could not be checked: %s", error)
+
+    async def check(self) -> None:
+        """Note the host's addresses as they are now, and mend what was taken away on the host."""
+        await self._refresh_host()
+        if await asyncio.to_thread(self._firewall.mend):
+            _log.warning("the host's firewall had lost the rules of the uplink; they are set again")
+
+    async def _refresh_host(self) -> None:
+        networks = await asyncio.to_thread(_host_networks, self._host_link)
+        if networks != self._host_networks:
+            await self._router_nft(nft.host_networks(networks))
+            self._host_networks = networks
+
+    async def _router_nft(self, text: str) -> None:
+        async with self._rules:
+            await asyncio.to_thread(netns.within, self._router, lambda: netns.nft(text))
+
+    async def teardown(self) -> None:
+        """Remove everything. May be repeated."""
+        await asyncio.to_thread(self._teardown)
+
+    def _teardown(self) -> None:
+        self._firewall.withdraw()
+        with contextlib.suppress(netns.CommandFailed):
+            netns.ip(f"link del {self._host_link}")
+        if self._directory.exists():
+            for entry in list(self._directory.iterdir()):
+                netns.remove(entry)
+            self._directory.rmdir()
+
+    def _path(self, machine: str) -> Path:
+        if not is_id(machine):
+            raise ValueError(f"not a machine id: {machine!r}")
+        return self._directory / machine
+
+    def _egress_file(self, machine: str) -> Path:
+        return self._path(machine).with_suffix(".egress")
+
+
+def _set(values: dict[str, str]) -> None:
+    for name, value in values.items():
+        path = Path("/proc/sys") / name
+        if path.exists():
+            path.write_text(value)
+
+
+def _uplink_mtu() -> int:
+    """The MTU of the host's way out, so that no packet is too large for it."""
+    routes = json.loads(netns.run(["ip", "-j", "-4", "route", "show", "default"]) or "[]")
+    for route in routes:
+        links = json.loads(netns.run(["ip", "-j", "link", "show", "dev", route["dev"]]))
+        return int(links[0]["mtu"])
+    return 1500
+
+
+def _is_link(name: str) -> bool:
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
+def _host_networks(uplink: str) -> frozenset[str]:
+    """The host's own IPv4 addresses and the networks directly attached to it, but for the instance's uplink."""
+    found = set()
+    for link in json.loads(netns.run(["ip", "-j", "-4", "addr"])):
+        if link.get("ifname") != uplink:
+            for address in link.get("addr_info", ()):
+                interface = ipaddress.IPv4Interface(f"{address['local']}/{address['prefixlen']}")
+                found.add(str(interface.network))
+    return frozenset(str(net) for net in ipaddress.collapse_addresses(map(ipaddress.IPv4Network, found)))

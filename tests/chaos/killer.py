@@ -1,0 +1,71 @@
+"""Kills processes of a running instance at random moments that a seed decides, and starts the services again."""
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+from tests.chaos.ledger import Ledger
+from tests.services import Service
+
+SHORT_LIVED = ("create", "start", "delete", "kill", "state", "events", "init")
+
+
+def _short_lived(words: list[bytes]) -> bool:
+    name = Path(os.fsdecode(words[0])).name
+    return name in ("runc", "runsc") and any(verb.encode() in words for verb in SHORT_LIVED)
+
+
+class Killer(threading.Thread):
+    """Strikes until stopped; `struck` counts what it hit, by kind."""
+
+    def __init__(self, service: Service, seed: int, ledger: Ledger) -> None:
+        super().__init__(name="killer")
+        self.service = service
+        self.chance = random.Random(seed)
+        self.ledger = ledger
+        self.struck: dict[str, int] = {}
+        self.done = threading.Event()
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Strike, wait a little, strike again."""
+        try:
+            while not self.done.wait(self.chance.uniform(0.2, 3.0)):
+                kind = self.chance.choice(("serve", "node", "both", "runtime", "runtime"))
+                self.strike(kind)
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    def strike(self, kind: str) -> None:
+        """Kill one kind of process; services come back after a random moment."""
+        self.struck[kind] = self.struck.get(kind, 0) + 1
+        if kind == "runtime":
+            self._kill_a_runtime()
+            return
+        names = ["serve", "node"] if kind == "both" else [kind]
+        for name in names:
+            self.service.kill(name)
+        self.chance.shuffle(names)
+        for name in names:
+            time.sleep(self.chance.uniform(0, 0.5))
+            self.service.start(name)
+        if self.chance.random() < 0.7:
+            self.service.wait_ready()
+
+    def _kill_a_runtime(self) -> None:
+        """A runtime's command line tool in the middle of its work: the machine that it makes or ends is half done."""
+        root = str(self.service.root).encode()
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            for directory in Path("/proc").iterdir():
+                with contextlib.suppress(OSError):
+                    words = (directory / "cmdline").read_bytes().split(b"\0")
+                    if _short_lived(words) and root in b" ".join(words):
+                        os.kill(int(directory.name), signal.SIGKILL)
+                        return
+            time.sleep(0.002)

@@ -1,0 +1,196 @@
+"""kill -9 of everything of ours at seeded random moments, while clients work: acknowledged facts hold, nothing leaks.
+
+`TEST_CHAOS_SECONDS` (default 60) and `TEST_CHAOS_SEED` (default: drawn and printed) decide how long and which.
+"""
+
+import os
+import random
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.chaos.killer import Killer
+from tests.chaos.ledger import Ledger
+from tests.clients import Api, Sandbox, eventually, server_sent
+from tests.services import Service
+
+SECONDS = float(os.environ.get("TEST_CHAOS_SECONDS", "60"))
+SEED = int(os.environ.get("TEST_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
+WORKERS = 4
+PASSING = {502, 503, 504}
+OUTCOMES = {"exited", "signalled", "timed_out", "cancelled", "out_of_memory", "sandbox_ended"}
+
+
+class Worker(threading.Thread):
+    """A client that makes sandboxes, works in them and deletes them, and retries as clients do."""
+
+    def __init__(self, api: Api, seed: int, ledger: Ledger, done: threading.Event) -> None:
+        super().__init__(name=f"worker-{seed}")
+        self.api, self.ledger, self.done = api, ledger, done
+        self.chance = random.Random(seed)
+
+    def run(self) -> None:
+        """Work until it is over."""
+        while not self.done.is_set():
+            sandbox = self._create()
+            if sandbox is None:
+                continue
+            for _ in range(self.chance.randrange(4)):
+                self._exec(sandbox)
+            self._delete(sandbox)
+
+    def _ask(self, method: str, path: str, **more: object) -> httpx.Response | None:
+        """An answer, or None where the service is away; anything else is strange."""
+        try:
+            response = self.api.ask(method, path, **more)
+        except httpx.TransportError:
+            return None
+        if response.status_code in PASSING:
+            return None
+        if response.status_code not in (200, 409):
+            self.ledger.odd(f"{method} {path}: {response.status_code} {response.text[:300]}")
+        return response
+
+    def _create(self) -> str | None:
+        name = uuid.UUID(int=self.chance.getrandbits(128)).hex
+        isolation = self.chance.choice(("runc", "runc", "runsc"))
+        wish = {"runtime": "base", "isolation": isolation, "name": name}
+        while not self.done.is_set():
+            response = self._ask("POST", "", json=wish, headers={"Idempotency-Key": name})
+            if response is not None and response.status_code == 200:
+                self.ledger.created[name] = response.json()["id"]
+                return self.ledger.created[name]
+            time.sleep(0.05)
+        return None
+
+    def _exec(self, sandbox: str) -> None:
+        number = self.chance.randrange(200)
+        word = f"{self.chance.getrandbits(64):x}"
+        line = f"echo {word} >> /workspace/log; grep -c {word} /workspace/log; exit {number}"
+        response = self._ask("POST", "/exec", json={"id": sandbox, "command": line, "timeout": 20_000})
+        if response is None or response.status_code != 200:
+            time.sleep(0.1)
+            return
+        answer = response.json()
+        self.ledger.ran(sandbox, answer)
+        if answer["outcome"] == "exited" and (answer["exitCode"], answer["stdout"]) != (number, "1\n"):
+            self.ledger.odd(f"{line}: {answer}")
+
+    def _delete(self, sandbox: str) -> None:
+        while not self.done.is_set():
+            response = self._ask("DELETE", "", params={"id": sandbox})
+            if response is not None and response.status_code == 200:
+                self.ledger.deleted.add(sandbox)
+                return
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def steady(service: Service) -> Iterator[list[Sandbox]]:
+    """Sandboxes that work all through the storm."""
+    api = service.api("steady")
+    made = [api.ready(runtime="base", isolation=isolation) for isolation in ("runc", "runsc")]
+    yield made
+    for sandbox in made:
+        api.delete(sandbox.id)
+
+
+@pytest.mark.timeout(SECONDS + 300)
+def test_what_was_acknowledged_holds_and_nothing_is_lost_doubled_or_leaked(
+    service: Service, steady: list[Sandbox]
+) -> None:
+    print(f"seed {SEED}, {SECONDS:.0f} s")
+    api = service.api("storm")
+    line = "n=0; while :; do n=$((n + 1)); echo $n; sleep 0.1; done"
+    tickers = [sandbox.background(line) for sandbox in steady]
+    ledger = storm(service, api)
+
+    assert ledger.strange == []
+    assert len(ledger.created) > 3, "the storm let nothing through at all"
+    _everything_created_is_there_once(api, ledger)
+    _finished_commands_stay_finished(api, ledger)
+    for sandbox, ticker in zip(steady, tickers, strict=True):
+        _ticked_without_a_gap(sandbox, ticker)
+    _all_end(api)
+    _events_are_in_order(api, ledger)
+    service.wait_clean(60)
+
+
+def storm(service: Service, api: Api) -> Ledger:
+    """Clients at work while the killer strikes; quiet and ready again when it returns."""
+    ledger, done = Ledger(), threading.Event()
+    workers = [Worker(api, SEED + number, ledger, done) for number in range(WORKERS)]
+    killer = Killer(service, SEED, ledger)
+    for thread in (*workers, killer):
+        thread.start()
+    killer.join(SECONDS)
+    killer.done.set()
+    killer.join()
+    done.set()
+    for worker in workers:
+        worker.join()
+    assert killer.failure is None
+    service.wait_ready()
+    print(f"struck {killer.struck}, created {len(ledger.created)}, commands {len(ledger.finished)}")
+    return ledger
+
+
+def all_of(api: Api) -> list[dict[str, object]]:
+    """Every sandbox of an organisation."""
+    items: list[dict[str, object]] = []
+    cursor: dict[str, object] = {}
+    while True:
+        page = api.list(limit=1000, **cursor)
+        items += page["items"]
+        if page["nextCursor"] is None:
+            return items
+        cursor = {"cursor": page["nextCursor"]}
+
+
+def _everything_created_is_there_once(api: Api, ledger: Ledger) -> None:
+    names = Counter(item["name"] for item in all_of(api))
+    assert [name for name, count in names.items() if count > 1] == []
+    found = {item["name"]: item["id"] for item in all_of(api)}
+    assert {name: found.get(name) for name in ledger.created} == ledger.created
+
+
+def _finished_commands_stay_finished(api: Api, ledger: Ledger) -> None:
+    for sandbox in {where for where, _, _ in ledger.finished.values()}:
+        told = {item["processId"]: item for item in Sandbox(api, sandbox).processes()}
+        for process, (where, outcome, code) in ledger.finished.items():
+            if where == sandbox:
+                assert (told[process]["outcome"], told[process]["exitCode"]) == (outcome, code)
+
+
+def _ticked_without_a_gap(sandbox: Sandbox, ticker: str) -> None:
+    assert sandbox.api.get(sandbox.id)["status"] in ("ready", "active")
+    numbers = [int(line) for line in sandbox.output(ticker).split()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) > SECONDS
+    seen = len(numbers)
+    eventually("it to go on", lambda: len(sandbox.output(ticker).split()) > seen, 10)
+
+
+def _all_end(api: Api) -> None:
+    for item in all_of(api):
+        api.delete(str(item["id"]))
+    eventually("all to end", lambda: all(item["status"] in ("ended", "failed") for item in all_of(api)), 90, 0.5)
+    for item in all_of(api):
+        for process in Sandbox(api, str(item["id"])).processes():
+            assert process["outcome"] in OUTCOMES, (item, process)
+
+
+def _events_are_in_order(api: Api, ledger: Ledger) -> None:
+    for sandbox in list(ledger.created.values())[:10]:
+        numbers = []
+        with api.http.stream("GET", "/v1/sandboxes/events", params={"id": sandbox}, timeout=20) as response:
+            for _, data in server_sent(response):
+                numbers.append(data["sequence"])
+                if data["type"] in ("sandbox.ended", "sandbox.failed"):
+                    break
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))

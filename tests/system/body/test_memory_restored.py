@@ -1,0 +1,49 @@
+from pathlib import Path
+
+from tests.system.body.rooms import Room, ask, call
+from tests.system.body.test_machines import count_on, count_passes, counted
+
+
+async def processes(address: str) -> set[tuple[str, str]]:
+    """Pids and commands of all that stays."""
+    _, said = await ask(address, "ps", "-eo", "pid=,args=")
+    lines = (line.strip().split(" ", 1) for line in said.splitlines())
+    return {(pid, args) for pid, args in lines if not args.startswith(("ps ", "sleep ", "mv "))}
+
+
+async def test_a_machine_goes_on_from_its_memory_on_another_address(room: Room, directory: Path) -> None:
+    machine = await room.machines.start(room.spec("runsc"))
+    await count_on(machine.address)
+    _, shell = await call(machine.address, "terminal", ["sh"])
+    await call(machine.address, "talk", "here=42; echo rea''dy", "ready")
+    ran, reached = await processes(machine.address), await counted(machine.address)
+
+    await room.machines.checkpoint(machine, directory / "kept")
+    assert not room.machines.alive(machine)
+    written = int((directory / "kept/disk/upper/workspace/count").read_text())
+    assert written >= reached
+    spec = room.spec("runsc")
+    restored = await room.machines.restore(spec, directory / "kept")
+    await room.machines.destroy(machine.id)
+
+    assert (restored.id, restored.born_as, restored.secret) == (spec.id, machine.id, machine.secret)
+    assert restored.address != machine.address
+    assert await processes(restored.address) == ran
+    assert any(pid == shell for pid, _ in ran)
+    _, said = await call(restored.address, "talk", "echo $here-$$-d''one", "-done")
+    assert f"42-{shell}-done" in said
+    await count_passes(restored.address, written)
+    assert int((directory / "kept/disk/upper/workspace/count").read_text()) == written
+
+
+async def test_one_memory_can_be_gone_on_from_twice(room: Room, directory: Path) -> None:
+    machine = await room.machines.start(room.spec("runsc"))
+    await call(machine.address, "terminal", ["sh"])
+    await call(machine.address, "talk", "here=42; echo rea''dy", "ready")
+    await room.machines.checkpoint(machine, directory / "kept")
+    forks = [await room.machines.restore(room.spec("runsc"), directory / "kept") for _ in range(2)]
+    for number, fork in enumerate(forks):
+        await call(fork.address, "talk", f"here=$((here+{number})); echo rea''dy", "ready")
+    answers = [(await call(fork.address, "talk", "echo is-$here-d''one", "-done"))[1] for fork in forks]
+    assert "is-42-done" in answers[0]
+    assert "is-43-done" in answers[1]

@@ -1,0 +1,131 @@
+"""The node is killed before each of its steps and started again; nothing is lost, doubled or leaked."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from boxkeep_server.model.node_api import ClaimState, ClaimWish
+from boxkeep_server.node import refusals
+from boxkeep_server.node.bindings import Key
+from boxkeep_server.node.pool import Kind
+from boxkeep_server.node.service import Service
+from tests.node_worlds import Host, Killed, Layer, Mine, service_over, wish
+
+WARM = {Kind("base", "runsc"): 1}
+
+
+class Story:
+    """What a control plane does with a node: it makes warm machines, claims, is told, releases."""
+
+    def __init__(self) -> None:
+        self.kept, self.cold, self.short, self.late = wish(), wish(isolation="runc"), wish(not_after=1_000_010), wish()
+        self.answered: dict[Key, str] = {}
+        self.released: set[Key] = set()
+
+    async def play(self, service: Service, host: Host) -> None:
+        await service.adopt()
+        await service.refill_once()
+        await self._claim(service, self.kept)
+        await service.refill_once()
+        await self._claim(service, self.late)
+        await asyncio.gather(self._claim(service, self.cold), self._claim(service, self.short))
+        await service.deaths.beat_once()
+        host.time = max(host.time, 1_000_020)
+        await service.deaths.expire_once()
+        await self._release(service, self.late)
+        await service.pool.tidy_once()
+        await service.sweep_once()
+
+    async def _claim(self, service: Service, wanted: ClaimWish) -> None:
+        try:
+            claim = await service.claims.claim(wanted)
+        except (refusals.EpochReleased, refusals.Malformed):
+            return
+        before = self.answered.setdefault(Key.of(wanted), claim.machine)
+        assert before == claim.machine, "a claim that was answered is now another machine"
+
+    async def _release(self, service: Service, wanted: ClaimWish) -> None:
+        await service.claims.release(Key.of(wanted))
+        self.released.add(Key.of(wanted))
+
+
+async def play(host: Host, story: Story, mine: Mine) -> tuple[Service, bool]:
+    """One life of a node process, and whether it came to the end of the story."""
+    service = service_over(Layer(host, mine), warm=WARM, step=mine)
+    try:
+        await story.play(service, host)
+    except (Killed, BaseExceptionGroup):
+        return service, False
+    finally:
+        await service.crew.dismiss()
+    return service, True
+
+
+def check_nothing_is_lost_or_doubled(host: Host, story: Story, service: Service) -> None:
+    claims = {Key(claim.sandbox, claim.epoch, claim.role): claim for claim in service.claims.list()}
+    for key, machine in story.answered.items():
+        if key not in story.released:
+            assert claims[key].machine == machine
+    assert len({claim.machine for claim in claims.values()}) == len(claims)
+    assert set(host.bodies) <= service.owned(), "a machine belongs to nobody"
+    files = {path.stem for path in (host.lib / "claims").glob("*.json")}
+    assert files == {claim.machine for claim in claims.values()}
+    marks = {path.stem for path in (host.lib / "pool").glob("*.json")}
+    assert marks == service.pool.owned()
+    assert not files & marks
+    assert not list(host.lib.glob("*/.*.new"))
+    for claim in claims.values():
+        assert (claim.machine in host.living()) == (claim.state is not ClaimState.DEAD)
+
+
+async def steps_of_the_whole_story(lib: Path) -> list[str]:
+    mine = Mine()
+    _, finished = await play(Host(lib), Story(), mine)
+    assert finished
+    return mine.steps
+
+
+async def test_a_node_killed_at_any_step_goes_on_where_it_was(tmp_path: Path) -> None:
+    steps = await steps_of_the_whole_story(tmp_path / "whole")
+    assert len(steps) > 40
+    for at in range(len(steps)):
+        host, story = Host(tmp_path / str(at)), Story()
+        host.lib.mkdir()
+        _, finished = await play(host, story, Mine(at))
+        assert not finished
+        service, finished = await play(host, story, Mine())
+        assert finished, f"killed before step {at}, {steps[at]}"
+        check_nothing_is_lost_or_doubled(host, story, service)
+        assert Key.of(story.late) in story.released
+
+
+@pytest.mark.parametrize("first", [3, 9, 17, 25, 33])
+async def test_a_node_killed_again_while_it_adopts_goes_on_where_it_was(tmp_path: Path, first: int) -> None:
+    for second in range(12):
+        host, story = Host(tmp_path / f"{first}-{second}"), Story()
+        host.lib.mkdir()
+        await play(host, story, Mine(first))
+        await play(host, story, Mine(second))
+        service, finished = await play(host, story, Mine())
+        assert finished
+        check_nothing_is_lost_or_doubled(host, story, service)
+
+
+async def test_a_host_that_restarts_at_any_step_leaves_the_dead_and_nothing_warm(tmp_path: Path) -> None:
+    steps = await steps_of_the_whole_story(tmp_path / "whole")
+    for at in range(0, len(steps), 3):
+        host, story = Host(tmp_path / str(at)), Story()
+        host.lib.mkdir()
+        await play(host, story, Mine(at))
+        host.reboot()
+        service = service_over(Layer(host), warm={})
+        await service.adopt()
+        assert host.living() == set()
+        assert set(host.bodies) <= service.owned()
+        claims = {claim.machine: claim for claim in service.claims.list()}
+        for key, machine in story.answered.items():
+            if key not in story.released and Key.of(story.late) != key:
+                assert claims[machine].state is ClaimState.DEAD
+                assert claims[machine].reason in ("host_restarted", "expired")
+        assert service.pool.owned() == set()

@@ -1,0 +1,64 @@
+import asyncio
+import os
+import subprocess
+import sys
+
+from boxkeep_server.node import processes
+
+REAPER = """
+import subprocess, sys, time
+from pathlib import Path
+from boxkeep_server.node import processes, syscalls
+syscalls.become_subreaper()
+subprocess.run(["sh", "-c", "setsid true & setsid true & exit"], check=True)
+own = subprocess.Popen(["true"])
+def children(): return {int(pid) for pid in Path("/proc/thread-self/children").read_text().split()}
+deadline = time.monotonic() + 10
+while children() != {own.pid} and time.monotonic() < deadline:
+    processes.reap_orphans()
+    time.sleep(0.01)
+print(children() == {own.pid}, own.wait())
+"""
+
+
+def test_a_process_is_known_by_when_it_began() -> None:
+    started = processes.start_time(os.getpid())
+    assert started is not None
+    assert processes.is_alive(os.getpid(), started)
+    assert not processes.is_alive(os.getpid(), started + 1)
+
+
+async def test_the_end_of_a_process_is_waited_for_and_only_its_own() -> None:
+    child = subprocess.Popen(["sleep", "600"])
+    started = processes.start_time(child.pid)
+    assert started is not None
+    await processes.ended(child.pid, started + 1)
+    waiting = asyncio.create_task(processes.ended(child.pid, started))
+    processes.kill(child.pid, started + 1)
+    assert child.poll() is None
+    processes.kill(child.pid, started)
+    async with asyncio.timeout(10):
+        await waiting
+    assert not processes.is_alive(child.pid, started)
+    assert child.wait() == -9
+    await processes.ended(child.pid, started)
+    processes.kill(child.pid, started)
+
+
+def test_only_commands_of_the_runtimes_are_at_work_on_a_machine() -> None:
+    machine = "w" * 32
+    runtime = subprocess.Popen(["sh", "-c", "read line", "/usr/sbin/runc", machine], stdin=subprocess.PIPE)
+    editor = subprocess.Popen(["sh", "-c", "read line", "less", machine], stdin=subprocess.PIPE)
+    try:
+        assert processes.at_work_on(machine, {"/usr/sbin/runc"}) == [runtime.pid]
+        assert processes.at_work_on("v" * 32, {"/usr/sbin/runc"}) == []
+    finally:
+        for process in (runtime, editor):
+            process.kill()
+            process.communicate()
+
+
+def test_orphans_of_other_sessions_are_collected_and_own_children_left_alone() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run([sys.executable, "-c", REAPER], check=True, capture_output=True, text=True, env=environment)
+    assert ran.stdout == "True 0\n"
