@@ -110,8 +110,11 @@ class Database:
             Unavailable: the database is away.
         """
         with _translated():
-            async with self._readers.connect() as connection:
+            connection = await self._readers.connect()
+            try:
                 yield connection
+            finally:  # `async with` would do it in a task of its own, for a quarter of what a read costs
+                await connection.close()
 
     @asynccontextmanager
     async def scanning(self) -> AsyncIterator[AsyncConnection]:

@@ -68,15 +68,17 @@ async def all_plans(connection: AsyncConnection) -> Sequence[Plan]:
     return [_plan(row) for row in await connection.execute(sa.select(plans).order_by(plans.c.name))]
 
 
+_LOCK = (
+    sa.select(plans)
+    .join_from(organisations, plans, organisations.c.plan == plans.c.name)
+    .where(organisations.c.id == sa.bindparam("of"))
+    .with_for_update(of=organisations)
+)
+
+
 async def lock_organisation(connection: AsyncConnection, organisation: str) -> Plan:
     """The plan of an organisation, whose row stays locked until the transaction ends: limits are counted under it."""
-    query = (
-        sa.select(plans)
-        .join_from(organisations, plans, organisations.c.plan == plans.c.name)
-        .where(organisations.c.id == organisation)
-        .with_for_update(of=organisations)
-    )
-    return _plan((await connection.execute(query)).one())
+    return _plan((await connection.execute(_LOCK, {"of": organisation})).one())
 
 
 async def organisation_named(connection: AsyncConnection, name: str) -> Organisation | None:

@@ -10,11 +10,12 @@ from boxkeep_server.store.schema import month_sums, organisations, plans, spans
 from boxkeep_server.store.upserts import insert_or
 
 _IS_OPEN = spans.c.end.is_(None)
+_BEGIN = sa.insert(spans)
 
 
 async def begin(connection: AsyncConnection, sandbox: str, organisation: str, at: int) -> None:
     """A sandbox runs from now on."""
-    await connection.execute(sa.insert(spans).values(sandbox=sandbox, organisation=organisation, start=at))
+    await connection.execute(_BEGIN, {"sandbox": sandbox, "organisation": organisation, "start": at})
 
 
 async def span_of(connection: AsyncConnection, sandbox: str, until: int, now: int) -> Span | None:
