@@ -21,7 +21,6 @@ from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Claim, Claims, Leaks, NodeFacts, Release
 from tests.node_worlds import wish
 from tests.system.node_ground import INSTANCE, seen_in_kernel
-from tests.system.rooms import RUNSC
 
 ROOT = Path(__file__).parent.parent.parent
 READY_S = 60
@@ -146,7 +145,7 @@ class Node:
 
 def _environment() -> dict[str, str]:
     paths = os.pathsep.join(str(ROOT / part) for part in ("server", "guest", "."))
-    return {**os.environ, "PYTHONPATH": paths, "PATH": f"{RUNSC.parent}:{os.environ['PATH']}"}
+    return {**os.environ, "PYTHONPATH": paths}
 
 
 def _now() -> int:
