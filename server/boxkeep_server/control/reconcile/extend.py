@@ -4,7 +4,7 @@ import logging
 
 from boxkeep_server.control.reconcile.place import SLACK_MS
 from boxkeep_server.control.steps import Steps
-from boxkeep_server.engine.interface import Engine, NodeAway
+from boxkeep_server.engine.interface import Engine, EngineError
 from boxkeep_server.store import sandboxes, selections
 from boxkeep_server.store.database import Database
 
@@ -30,8 +30,8 @@ class Extend:
             not_after = sandbox.expires_at + SLACK_MS
             try:
                 await self._engine.extend(sandbox.node, sandbox.id, sandbox.epoch, not_after)
-            except NodeAway as away:
-                _log.warning("node not told yet when sandbox %s ends: %s", sandbox.id, away)
+            except EngineError as error:
+                _log.warning("node not told yet when sandbox %s ends: %s", sandbox.id, error)
                 continue
             async with self._database.writing() as connection:
                 await sandboxes.told_end(connection, sandbox.id, sandbox.epoch, not_after)
