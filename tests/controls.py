@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from boxkeep_server.control.changes import Changes
+from boxkeep_server.control.fleet import Fleet
 from boxkeep_server.control.keys import Caller, Keys
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile.collect import Collect
@@ -16,7 +17,6 @@ from boxkeep_server.control.reconcile.release import Release
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.steps import Steps
 from boxkeep_server.guestwire import GuestPool
-from boxkeep_server.store import organisations
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal
 from tests.engines import Clock, MemoryEngine
@@ -31,12 +31,13 @@ class Rig:
         steps = Steps(database, self.changes, clock)
         seal = Seal(b"k" * 32)
         self.keys = Keys(database, clock, lambda: float(clock()))
-        self.sandboxes = Sandboxes(database, steps, self.changes, seal, lambda: {"runc"})
-        reacher = Reacher(self.sandboxes, engine, GuestPool())
-        self.place = Place(database, steps, engine, reacher, seal, no_room_wait_ms=60_000)
+        self.fleet = Fleet(engine)
+        self.sandboxes = Sandboxes(database, steps, self.changes, seal, self.fleet.isolations)
+        self.reacher = reacher = Reacher(self.sandboxes, engine, GuestPool())
+        self.place = Place(database, steps, engine, reacher, seal, self.fleet, no_room_wait_ms=60_000)
         self.release = Release(database, steps, engine, reacher)
         self.expire = Expire(database, steps)
-        self.observe = Observe(database, steps, engine)
+        self.observe = Observe(database, steps, engine, self.fleet)
         self.extend = Extend(database, steps, engine)
         self.collect = Collect(database, steps, ended_kept_ms=1000, answers_kept_ms=1000)
 
@@ -65,8 +66,6 @@ async def store_at(url: str) -> AsyncIterator[Database]:
     """A store at an address, migrated and seeded."""
     database = await Database.open(url)
     try:
-        async with database.writing() as connection:
-            await organisations.seed_plans(connection)
         yield database
     finally:
         await database.close()

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from boxkeep_server.engine.interface import AlreadyReleased, NodeAway, NoRoom, PlacementFailed
+from boxkeep_server.engine.interface import AlreadyReleased, NodeAway, NoRoom, PlacementFailed, Unsupported
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import (
     Claim,
@@ -17,6 +17,8 @@ from boxkeep_server.model.node_api import (
     NodeFacts,
     Release,
 )
+
+IMAGES = ("bun", "python", "base")
 
 
 class MemoryEngine:
@@ -31,12 +33,21 @@ class MemoryEngine:
         self.made = 0
         self.wishes: list[ClaimWish] = []
 
+    @property
+    def used(self) -> int:
+        """How many slots are taken."""
+        return sum(claim.state is not ClaimState.DEAD for claim in self.machines.values())
+
     async def place(self, wish: ClaimWish) -> tuple[str, Claim]:
         key = (wish.sandbox, wish.epoch)
         if key in self.released:
             raise AlreadyReleased("released")
+        if any(sandbox == wish.sandbox and epoch > wish.epoch for sandbox, epoch in self.machines):
+            raise AlreadyReleased("a later epoch is bound")
+        if wish.image not in IMAGES:
+            raise Unsupported("no such image")
         if key not in self.machines:
-            if len(self.machines) >= self.slots:
+            if self.used >= self.slots:
                 raise NoRoom("full")
             self.made += 1
             self.wishes.append(wish)
@@ -84,9 +95,9 @@ class MemoryEngine:
                 version="0",
                 isolations={"runc": IsolationFacts(version="1", pause_keeps="files")},
                 default_isolation="runc",
-                images={"bun": "d", "python": "d", "base": "d"},
+                images=dict.fromkeys(IMAGES, "d"),
                 slots=self.slots,
-                slots_used=len(self.machines),
+                slots_used=self.used,
                 warm={},
                 disk_limit=True,
                 admitting=True,

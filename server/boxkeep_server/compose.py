@@ -1,9 +1,11 @@
 """Puts the control plane together, runs it, and opens as much of it as the command line needs."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +15,7 @@ import uvloop
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.files import Files
+from boxkeep_server.control.fleet import Fleet
 from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Keys
 from boxkeep_server.control.liveness import Liveness
@@ -37,8 +40,9 @@ from boxkeep_server.engine.gone import GoneEngine
 from boxkeep_server.engine.interface import Engine, EngineError
 from boxkeep_server.engine.local import LocalEngine
 from boxkeep_server.guestwire import GuestPool
-from boxkeep_server.model.errors import Unavailable
+from boxkeep_server.model.errors import TimedOut, Unavailable
 from boxkeep_server.model.ids import new_id
+from boxkeep_server.model.node_api import ClaimState
 from boxkeep_server.model.sandboxes import Reason
 from boxkeep_server.nodes.client import NodeClient
 from boxkeep_server.settings import Settings
@@ -53,6 +57,8 @@ from boxkeep_server.web.tokens import Tokens
 HOUR_MS = 3_600_000
 WATCH_AGAIN_S = 1.0
 STOP_WITHIN_S = 5
+END_WITHIN_S = 60
+KEEP_ALIVE_S = 75
 
 
 def now_ms() -> int:
@@ -92,11 +98,16 @@ class Control:
             await self.place.crowd.close()
             await self.release.crowd.close()
 
+    def rounds_of(self, *names: str) -> Sequence[Round]:
+        """The reconcilers of these names."""
+        return [one for one in self.rounds if one.name in names]
+
     async def _watch(self) -> None:
-        """Pass on what nodes hint at."""
+        """Pass on what nodes hint at; what they hinted at while nobody listened is looked for."""
         while True:
+            self.changes.tell(OBSERVE)
             async for hint in self.engine.watch():
-                if hint.sandbox is not None:
+                if hint.state is ClaimState.DEAD:  # all else that happens to claims is our own doing
                     self.changes.tell(OBSERVE)
             await asyncio.sleep(WATCH_AGAIN_S)
 
@@ -106,18 +117,11 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     seal = Seal(key_file(settings.lib / "control" / "seal.key"))
     changes = Changes()
     steps = Steps(database, changes, now_ms)
-    observe = Observe(database, steps, engine)
-    sandboxes = Sandboxes(database, steps, changes, seal, lambda: _isolations(observe))
+    fleet = Fleet(engine)
+    observe = Observe(database, steps, engine, fleet)
+    sandboxes = Sandboxes(database, steps, changes, seal, fleet.isolations)
     reacher = Reacher(sandboxes, engine, guests)
-    place = Place(
-        database,
-        steps,
-        engine,
-        reacher,
-        seal,
-        no_room_wait_ms=settings.control.no_room_wait_ms,
-        facts=lambda: observe.facts,
-    )
+    place = Place(database, steps, engine, reacher, seal, fleet, no_room_wait_ms=settings.control.no_room_wait_ms)
     release = Release(database, steps, engine, reacher)
     keeping = {
         "ended_kept_ms": settings.control.ended_kept_days * 24 * HOUR_MS,
@@ -163,10 +167,6 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     )
 
 
-def _isolations(observe: Observe) -> set[str] | None:
-    return {name for node in observe.facts for name in node.isolations} or None
-
-
 async def _any_change(changes: Changes) -> None:
     with changes.listen(ANY) as ear:
         await ear.heard(1.0)
@@ -174,7 +174,7 @@ async def _any_change(changes: Changes) -> None:
 
 async def _ready(database: Database, engine: Engine) -> None:
     async with database.reading() as connection:
-        await organisations.all_plan_names(connection)
+        await organisations.all_plans(connection)
     try:
         nodes = await engine.nodes()
     except EngineError as error:
@@ -189,8 +189,6 @@ async def opened(settings: Settings, engine: Engine) -> AsyncIterator[Control]:
     database = await Database.open(settings.database_url)
     guests = GuestPool()
     try:
-        async with database.writing() as connection:
-            await organisations.seed_plans(connection)
         yield control_over(settings, database, engine, guests)
     finally:
         await guests.close()
@@ -208,38 +206,67 @@ async def open_keys(settings: Settings) -> AsyncIterator[Keys]:
 
 
 async def end_all(settings: Settings) -> Sequence[str]:
-    """Write that every sandbox was ended by the operator, all machines being gone; their ids."""
+    """Write that every sandbox was ended by the operator, all machines being gone; their ids.
+
+    Raises:
+        TimedOut: not all were written.
+    """
     async with opened(settings, GoneEngine()) as control:
-        work = asyncio.create_task(control.run())
+        release = asyncio.create_task(runner.run(control.rounds_of("release"), control.changes))
         try:
-            return await control.sandboxes.end_all(Reason.OPERATOR_SHUTDOWN)
+            done = await control.sandboxes.end_all(Reason.OPERATOR_SHUTDOWN, END_WITHIN_S)
         finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            await _stopped(release)
+            await control.release.crowd.close()
+    if done.left:
+        raise TimedOut(f"{len(done.left)} sandboxes were not ended within {END_WITHIN_S} s")
+    return done.ended
+
+
+async def _stopped(task: "asyncio.Task[None]") -> None:
+    """End a task that runs for ever.
+
+    Raises:
+        BaseException: what it had ended with before.
+    """
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 def serve(settings: Settings) -> None:
-    """Run the control plane until it is told to stop."""
+    """Run the control plane until SIGTERM or SIGINT; then finish what is being answered and return.
+
+    Raises:
+        Unavailable: the store is away.
+        BaseException: what ended a part that runs for ever.
+    """
+    os.umask(0o077)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises what stopped it once more when it has stopped; nothing may end us before all is written.
+        signal.signal(number, lambda *_: None)
     uvloop.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
     async with NodeClient(settings.node_socket) as node, opened(settings, LocalEngine(node)) as control:
-        config = uvicorn.Config(
-            build(control.parts),
-            host=settings.control.listen,
-            port=settings.control.port,
-            access_log=False,
-            server_header=False,
-            log_config=None,
-            timeout_graceful_shutdown=STOP_WITHIN_S,
-            ws="websockets-sansio",
+        server = uvicorn.Server(
+            uvicorn.Config(
+                build(control.parts),
+                host=settings.control.listen,
+                port=settings.control.port,
+                http="httptools",
+                ws="websockets-sansio",
+                access_log=False,
+                server_header=False,
+                log_config=None,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=STOP_WITHIN_S,
+            )
         )
-        server = uvicorn.Server(config)
         work = asyncio.create_task(control.run())
         work.add_done_callback(lambda _: setattr(server, "should_exit", True))
         try:
             await server.serve()
         finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            await _stopped(work)

@@ -16,7 +16,7 @@ from boxkeep_server.model.node_api import DeathReason
 from boxkeep_server.model.plans import HOUR_MS, Plan
 from boxkeep_server.model.sandboxes import NewSandbox, Reason, Sandbox
 from boxkeep_server.model.statuses import Status
-from boxkeep_server.store import organisations
+from boxkeep_server.store import events, organisations
 from boxkeep_server.store import sandboxes as rows
 from boxkeep_server.store.database import Database
 from tests.controls import Rig, store_at
@@ -67,7 +67,7 @@ async def test_every_step_has_its_event_without_gaps(rig: Rig, database: Databas
     await rig.sandboxes.end(caller, made.id)
     await rig.round()
     async with database.reading() as connection:
-        found = await rows.events_after(connection, made.id, 0)
+        found = await events.after(connection, made.id, 0)
     assert [event.sequence for event in found] == [1, 2, 3, 4, 5]
     assert [event.type.rpartition(".")[2] for event in found] == ["created", "assigned", "ready", "ending", "ended"]
 

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from boxkeep_server.model.errors import Conflict, Unavailable
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.store import answers
-from boxkeep_server.store.answers import Kept
+from boxkeep_server.store.answers import FREE, Kept, Name
 from boxkeep_server.store.database import Database
 
 POLL_S = 0.05
@@ -24,12 +24,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The right to do the work of a key. What is made gets `effect` as its id: if this process dies before it answers,
-    the next try has the same one, finds what was made, and makes nothing twice."""
+    """The right to do the work of a key. What is made gets `effect` as its id: if the work ends without an answer,
+    by a crash or else, the next try has the same one, finds what was made, and makes nothing twice."""
 
-    organisation: str
-    route: str
-    key: str
+    name: Name
     effect: str
 
 
@@ -49,40 +47,55 @@ class Idempotency:
             Conflict: the key came with another request before.
             Unavailable: the other one took too long.
         """
+        name = Name(organisation, route, key)
         until = asyncio.get_running_loop().time() + WAIT_S
         while asyncio.get_running_loop().time() < until:
-            begun = await self._try(organisation, route, key, fingerprint)
+            begun = await self._try(name, fingerprint)
             if begun is not None:
                 return begun
             await asyncio.sleep(POLL_S)
         raise Unavailable("The first request with this Idempotency-Key is still being worked on")
 
-    async def _try(self, organisation: str, route: str, key: str, fingerprint: str) -> Answer | Slot | None:
+    async def _try(self, name: Name, fingerprint: str) -> Answer | Slot | None:
+        """The answer or the right to it; None while another has that."""
+        async with self._database.reading() as connection:
+            kept = await answers.find(connection, name)
         now = self._now_ms()
+        decision = decide(kept, Kept(fingerprint, new_id(), self._owner, now), now - self._kept_ms)
+        if not isinstance(decision, Kept):
+            return decision
         async with self._database.writing() as connection:
-            kept = await answers.find(connection, organisation, route, key)
-            if kept is not None and kept.created_at <= now - self._kept_ms:
-                kept = None
-            if kept is not None:
-                if kept.fingerprint != fingerprint:
-                    raise Conflict("This Idempotency-Key was used with another request")
-                if kept.status is not None and kept.body is not None:
-                    return Answer(kept.status, kept.body)
-                if kept.owner == self._owner:
-                    return None
-            effect = new_id() if kept is None else kept.effect
-            mine = Kept(fingerprint, effect, self._owner, now, None, None)
-            await answers.reserve(connection, organisation, route, key, mine)
-        return Slot(organisation, route, key, effect)
+            if kept is None:
+                mine = await answers.add(connection, name, decision)
+            else:
+                mine = await answers.replace(connection, name, kept, decision)
+        return Slot(name, decision.effect) if mine else None
 
     async def complete(self, slot: Slot, answer: Answer) -> None:
         """Keep an answer."""
         async with self._database.writing() as connection:
-            await answers.complete(
-                connection, slot.organisation, slot.route, slot.key, self._owner, answer.status, answer.body
-            )
+            await answers.change(connection, slot.name, self._owner, status=answer.status, body=answer.body)
 
     async def give_up(self, slot: Slot) -> None:
-        """Free the key of a request that had no effect."""
+        """Free a key whose work has no answer to keep. What it may have made will be found by the next try."""
         async with self._database.writing() as connection:
-            await answers.give_up(connection, slot.organisation, slot.route, slot.key, self._owner)
+            await answers.change(connection, slot.name, self._owner, owner=FREE)
+
+
+def decide(kept: Kept | None, wanted: Kept, too_old: int) -> Answer | Kept | None:
+    """What a request gets: the answer that is kept, what to write to have the right to work (an owner of ours that is
+    not this process is one that died), or None, to wait.
+
+    Raises:
+        Conflict: the key came with another request before.
+    """
+    if kept is None or kept.created_at < too_old:
+        return wanted
+    same = kept.fingerprint == wanted.fingerprint
+    if kept.owner == FREE and kept.status is None:
+        return replace(wanted, effect=kept.effect) if same else wanted
+    if not same:
+        raise Conflict("This Idempotency-Key was used with another request")
+    if kept.status is not None and kept.body is not None:
+        return Answer(kept.status, kept.body)
+    return None if kept.owner == wanted.owner else replace(wanted, effect=kept.effect)

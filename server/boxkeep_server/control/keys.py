@@ -1,7 +1,9 @@
-"""API keys: who holds one, and making, listing and revoking them."""
+"""API keys: who holds one, making and revoking them, and the organisations and plans behind them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.errors import Invalid, NotFound, Unauthenticated
 from boxkeep_server.model.ids import key_digest, new_id, new_key
@@ -15,6 +17,7 @@ REMEMBERED_MS = 500
 """How long a key is believed without asking the store: half of the second within which a revocation must hold."""
 
 MOST_REMEMBERED = 10_000
+DEFAULT_PLAN = "free"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +87,33 @@ class Keys:
         """
         if not organisation or len(organisation) > 200 or not organisation.isprintable():
             raise Invalid("An organisation's name has 1 to 200 printable characters")
-        key, now = new_key(), self._now_ms()
+        now = self._now_ms()
         async with self._database.writing() as connection:
-            await organisations.seed_plans(connection)
             if plan is not None and await organisations.plan_named(connection, plan) is None:
                 raise Invalid(f"There is no plan {plan!r}")
-            found = await organisations.organisation_named(connection, organisation)
-            if found is None:
-                found = Organisation(new_id(), organisation, plan or "free", now)
-                await organisations.add_organisation(connection, found)
-            elif plan is not None and plan != found.plan:
+            new = Organisation(new_id(), organisation, plan or DEFAULT_PLAN, now)
+            found = await organisations.ensure_organisation(connection, new)
+            if plan is not None and plan != found.plan:
                 await organisations.set_plan(connection, found.id, plan)
-            record = Key(new_id(), found.id, key[-4:], scopes, now, expires_at, None)
-            await organisations.add_key(connection, record, key_digest(key))
-        return NewKey(record.id, key)
+            made = await _add_key(connection, found.id, scopes, expires_at, now)
+        self._remembered.clear()
+        return made
+
+    async def rotate(self, key_id: str) -> NewKey:
+        """A new key in place of a living one, with the same scopes and expiry; the old one is revoked.
+
+        Raises:
+            NotFound: there is no such key, or it lives no more.
+        """
+        now = self._now_ms()
+        async with self._database.writing() as connection:
+            old = await organisations.key_with_id(connection, key_id)
+            expired = old is not None and old.expires_at is not None and old.expires_at <= now
+            if old is None or expired or not await organisations.revoke_key(connection, key_id, now):
+                raise NotFound(f"There is no living key {key_id!r}")
+            made = await _add_key(connection, old.organisation, old.scopes, old.expires_at, now)
+        self._remembered.clear()
+        return made
 
     async def list(self, organisation: str | None = None) -> Sequence[Key]:
         """The keys of the organisation with this name, or of all.
@@ -120,14 +136,35 @@ class Keys:
             NotFound: there is no such key.
         """
         async with self._database.writing() as connection:
-            if not await organisations.revoke_key(connection, key_id, self._now_ms()):
+            if await organisations.key_with_id(connection, key_id) is None:
                 raise NotFound(f"There is no key {key_id!r}")
+            await organisations.revoke_key(connection, key_id, self._now_ms())
         self._remembered.clear()
 
     async def organisations(self) -> Sequence[Organisation]:
         """Every organisation."""
         async with self._database.reading() as connection:
             return await organisations.all_organisations(connection)
+
+    async def plans(self) -> Sequence[Plan]:
+        """Every plan."""
+        async with self._database.reading() as connection:
+            return await organisations.all_plans(connection)
+
+    async def put_plan(self, plan: Plan) -> None:
+        """Write a plan, new or edited; it holds for every call from now on, for running sandboxes' hours too."""
+        async with self._database.writing() as connection:
+            await organisations.put_plan(connection, plan)
+        self._remembered.clear()
+
+
+async def _add_key(
+    connection: AsyncConnection, organisation: str, scopes: frozenset[Scope], expires_at: int | None, now: int
+) -> NewKey:
+    key = new_key()
+    record = Key(new_id(), organisation, key[-4:], scopes, now, expires_at, None)
+    await organisations.add_key(connection, record, key_digest(key))
+    return NewKey(record.id, key)
 
 
 def _caller(holder: Holder | None) -> Caller:

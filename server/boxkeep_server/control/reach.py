@@ -4,7 +4,7 @@ from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.engine.interface import Engine, NodeAway
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 from boxkeep_server.model.errors import NotReady, Unavailable
-from boxkeep_server.model.node_api import Claim
+from boxkeep_server.model.node_api import Claim, ClaimState
 from boxkeep_server.model.sandboxes import Sandbox
 
 
@@ -60,7 +60,7 @@ class Reacher:
             claim = await self._engine.claim(sandbox.node, sandbox.id, sandbox.epoch)
         except NodeAway as error:
             raise Unavailable("The sandbox's node is away") from error
-        if claim is None:
+        if claim is None or claim.state is ClaimState.DEAD:
             raise NotReady
         self.remember(claim)
         return address_of(claim)

@@ -11,20 +11,22 @@ import orjson
 
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.keys import Caller
-from boxkeep_server.control.steps import Steps
-from boxkeep_server.model import hours
-from boxkeep_server.model.errors import Conflict, Invalid, LimitReached, SandboxNotFound
+from boxkeep_server.control.steps import ANY, EXTEND, PLACE, Steps
+from boxkeep_server.model.errors import Conflict, Invalid, LimitReached, SandboxNotFound, Unavailable
 from boxkeep_server.model.events import Event, EventType
 from boxkeep_server.model.ids import is_id, new_id
-from boxkeep_server.model.plans import DEFAULT_DURATION_MS, Plan
+from boxkeep_server.model.plans import DEFAULT_DURATION_MS, LONGEST_DURATION_MS, Plan
 from boxkeep_server.model.sandboxes import NewSandbox, Reason, Sandbox
 from boxkeep_server.model.statuses import OVER, Status
-from boxkeep_server.store import organisations, sandboxes
+from boxkeep_server.store import events, organisations, running, sandboxes, selections
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal
 
 POLL_S: Final = 0.5
 _TRIES: Final = 50
+_AT_ONCE: Final = 1000
+OPERATOR: Final = "operator"
+HAS_OR_AWAITS_A_MACHINE: Final = (Status.QUEUED, Status.ASSIGNING, Status.READY, Status.PAUSING)
 _SETTLED: Final = frozenset({Status.READY, Status.PAUSED, Status.ENDING, *OVER})
 
 
@@ -34,6 +36,14 @@ class Page:
 
     items: Sequence[Sandbox]
     next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Which sandboxes were ended, and those whose machines were not gone when the time was up."""
+
+    ended: Sequence[str]
+    left: Sequence[str]
 
 
 class Sandboxes:
@@ -52,6 +62,7 @@ class Sandboxes:
         self._changes = changes
         self._seal = seal
         self._allowed = allowed
+        self._closed = False
 
     async def create(self, caller: Caller, wish: NewSandbox, sandbox_id: str | None = None) -> Sandbox:
         """Accept a sandbox; one that is there already under `sandbox_id` is given as it is.
@@ -59,7 +70,10 @@ class Sandboxes:
         Raises:
             Invalid: the duration is over the plan's, or the isolation cannot be had.
             LimitReached: the plan's concurrency or hours are used up.
+            Unavailable: the service is shutting down.
         """
+        if self._closed:
+            raise Unavailable("The service is shutting down")
         self._check_isolation(wish.isolation)
         new = self._new(caller, wish, sandbox_id or new_id())
         sealed = self._seal.close(orjson.dumps(dict(wish.env)), new.id) if wish.env else None
@@ -71,13 +85,15 @@ class Sandboxes:
                     return made
             await self._check_limits(connection, caller.organisation, plan)
             await sandboxes.add(connection, new, sealed, caller.key_id)
-        self._steps.tell(new)
+        self._steps.tell(new, PLACE)
         return new
 
     def _check_isolation(self, wished: str | None) -> None:
         allowed = self._allowed()
         if wished is not None and allowed is not None and wished not in allowed:
-            raise Invalid(f"Invalid isolation: '{wished}' is not available here. Available: {', '.join(allowed)}")
+            raise Invalid(
+                f"Invalid isolation: '{wished}' is not available here. Available: {', '.join(sorted(allowed))}"
+            )
 
     def _new(self, caller: Caller, wish: NewSandbox, sandbox_id: str) -> Sandbox:
         now = self._steps.now_ms()
@@ -115,11 +131,9 @@ class Sandboxes:
     async def _check_limits(self, connection: Any, organisation: str, plan: Plan) -> None:
         if plan.concurrent is not None and await sandboxes.counted(connection, organisation) >= plan.concurrent:
             raise LimitReached("Concurrent sandbox limit reached")
-        if plan.month_ms is not None:
-            now = self._steps.now_ms()
-            spans = await sandboxes.spans_since(connection, organisation, hours.month_start(now))
-            if hours.used(spans, hours.month_of(now), now) >= plan.month_ms:
-                raise LimitReached("Monthly sandbox hours limit reached")
+        now = self._steps.now_ms()
+        if plan.month_ms is not None and await running.used(connection, organisation, now) >= plan.month_ms:
+            raise LimitReached("Monthly sandbox hours limit reached")
 
     async def get(self, caller: Caller, sandbox_id: str) -> Sandbox:
         """A sandbox of the caller's organisation.
@@ -167,8 +181,8 @@ class Sandboxes:
             Invalid: the cursor is none of ours.
         """
         before = None if cursor is None else _read_cursor(cursor)
-        async with self._database.reading() as connection:
-            found = await sandboxes.page(
+        async with self._database.scanning() as connection:
+            found = await selections.page(
                 connection,
                 caller.organisation,
                 limit=limit + 1,
@@ -190,7 +204,7 @@ class Sandboxes:
             before = await self.get(caller, sandbox_id)
             changed = await self._patched(caller, before, given)
             if changed is not None:
-                self._steps.tell(changed)
+                self._steps.tell(changed, EXTEND)
                 return changed
         raise Conflict("Sandbox is being changed by others")
 
@@ -233,25 +247,29 @@ class Sandboxes:
                 raise SandboxNotFound
             if before.status is Status.ENDING or before.status in OVER:
                 return before
-            ended = await self._steps.step(before, Status.ENDING, actor=actor, reason=reason, expires_at=None)
+            ended = await self._steps.step(before, Status.ENDING, actor=actor, reason=reason)
             if ended is not None:
                 return ended
         raise Conflict("Sandbox is being changed by others")
 
-    async def end_all(self, reason: Reason) -> Sequence[str]:
-        """End every sandbox that lives, and return when all are gone; their ids."""
-        alive = (Status.QUEUED, Status.ASSIGNING, Status.READY, Status.PAUSING)
-        ids: list[str] = []
-        while True:
-            async with self._database.reading() as connection:
-                found = await sandboxes.in_status(connection, *alive)
-                waiting = await sandboxes.unreleased(connection)
-            if not found and not waiting:
-                return ids
-            for sandbox in found:
-                await self.end_for(sandbox.id, reason, "operator")
-                ids.append(sandbox.id)
-            await asyncio.sleep(0.05)
+    async def end_all(self, reason: Reason, within_s: float) -> Shutdown:
+        """Accept no more sandboxes, end every one that has or awaits a machine, and return when their machines are
+        gone or the time is up. May be repeated."""
+        self._closed = True
+        until = asyncio.get_running_loop().time() + within_s
+        ended: list[str] = []
+        with self._changes.listen(ANY) as ear:
+            while True:
+                async with self._database.scanning() as connection:
+                    alive = await selections.in_status(connection, *HAS_OR_AWAITS_A_MACHINE)
+                    waiting = await selections.unreleased(connection, _AT_ONCE)
+                for sandbox in alive:
+                    await self.end_for(sandbox.id, reason, OPERATOR)
+                    ended.append(sandbox.id)
+                left_s = until - asyncio.get_running_loop().time()
+                if left_s <= 0 or not (alive or waiting):
+                    return Shutdown(ended, [sandbox.id for sandbox in (*alive, *waiting)])
+                await ear.heard(min(left_s, POLL_S))
 
     async def wait(self, caller: Caller, sandbox_id: str, timeout_ms: int) -> Sandbox:
         """A sandbox once it is ready, paused or over, or as it is when the time is up."""
@@ -275,7 +293,7 @@ class Sandboxes:
             while True:
                 sandbox = await self.get(caller, sandbox_id)
                 async with self._database.reading() as connection:
-                    news = await sandboxes.events_after(connection, sandbox_id, after)
+                    news = await events.after(connection, sandbox_id, after)
                 for event in news:
                     yield event
                     after, silent_s = event.sequence, 0.0
@@ -292,11 +310,11 @@ def checked_duration(wished_ms: int | None, plan: Plan) -> int:
     """How long a sandbox may run: as wished, by default the plan's maximum.
 
     Raises:
-        Invalid: not positive, or over the plan's.
+        Invalid: not positive, more than ten years, or over the plan's.
     """
     if wished_ms is None:
         return plan.max_duration_ms or DEFAULT_DURATION_MS
-    if wished_ms <= 0:
+    if not 0 < wished_ms <= LONGEST_DURATION_MS:
         raise Invalid("Invalid maxDurationMs")
     if plan.max_duration_ms is not None and wished_ms > plan.max_duration_ms:
         raise Invalid(

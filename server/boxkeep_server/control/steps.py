@@ -18,7 +18,6 @@ ANY: Final = "any"
 SYSTEM: Final = "system"
 
 _WAKES: Final = {
-    Status.QUEUED: (PLACE,),
     Status.ENDING: (RELEASE,),
     Status.ENDED: (PLACE,),
     Status.FAILED: (RELEASE, PLACE),
@@ -53,6 +52,10 @@ class Steps:
             self.tell(moved)
         return moved
 
-    def tell(self, sandbox: Sandbox) -> None:
-        """Wake whoever waits for this sandbox or for such a step."""
-        self._changes.tell(sandbox.id, ANY, *_WAKES.get(sandbox.status, ()))
+    def tell(self, sandbox: Sandbox, *reconcilers: str) -> None:
+        """Wake whoever waits for this sandbox or for such a step, and these reconcilers."""
+        self._changes.tell(sandbox.id, ANY, *_WAKES.get(sandbox.status, ()), *reconcilers)
+
+    def wake(self, reconciler: str) -> None:
+        """Have a reconciler look again."""
+        self._changes.tell(reconciler)

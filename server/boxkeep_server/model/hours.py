@@ -12,6 +12,11 @@ class Span:
     start: int
     end: int | None
 
+    @property
+    def ms(self) -> int:
+        """How long it was, 0 while it is not over."""
+        return 0 if self.end is None else self.end - self.start
+
 
 def month_of(at_ms: int) -> str:
     """The UTC month of a time, as `YYYY-MM`."""

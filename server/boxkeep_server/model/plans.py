@@ -39,5 +39,8 @@ BUILT_IN: dict[str, Plan] = {
 DEFAULT_DURATION_MS = 24 * HOUR_MS
 """How long a sandbox runs on a plan without a maximum when its creator names none."""
 
+LONGEST_DURATION_MS = 10 * 365 * 24 * HOUR_MS
+"""The most that a creator may name on any plan; times stay within what JSON's numbers hold."""
+
 LOWEST_WITH: dict[str, str] = {PAIRED_BROWSER: "pro", RECORDING: "pro"}
 """The plan to name when a feature is refused."""

@@ -18,7 +18,7 @@ from boxkeep_server.model.ids import is_id
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.schema import commands, events, sandboxes
 
-_RECORD = [commands.c[name] for name in Command.__slots__]
+RECORD = [commands.c[name] for name in Command.__slots__]
 OPEN_AT_ONCE = 10_000
 
 
@@ -61,7 +61,7 @@ class CommandRows:
                 await connection.execute(sa.insert(commands), [_values(row) for row in new])
             tried = [await _end(connection, ends[name]) for name in ends if name in known]
             settled = [row for row in tried if row is not None]
-            await _tell(connection, new, [row for row in (*new, *settled) if row.outcome is not None])
+            await tell(connection, new, [row for row in (*new, *settled) if row.outcome is not None])
             rows = {row.id: row for row in (*new, *settled)}
             lost = await _read(connection, [name for name in ends if name in known and name not in rows])
             return {name: row for name, row in {**rows, **{row.id: row for row in lost}}.items() if name in ends}
@@ -78,27 +78,27 @@ class CommandRows:
         Raises:
             Invalid: the cursor is none of ours.
         """
-        query = sa.select(*_RECORD).where(commands.c.sandbox == sandbox_id)
+        query = sa.select(*RECORD).where(commands.c.sandbox == sandbox_id)
         if cursor is not None:
             at, command_id = _read_cursor(cursor)
             same = sa.and_(commands.c.started_at == at, commands.c.id < command_id)
             query = query.where(sa.or_(commands.c.started_at < at, same))
         query = query.order_by(commands.c.started_at.desc(), commands.c.id.desc()).limit(limit + 1)
         async with self._database.reading() as connection:
-            found = [_record(row) for row in await connection.execute(query)]
+            found = [command_of(row) for row in await connection.execute(query)]
         return CommandPage(found[:limit], _cursor(found[limit - 1]) if len(found) > limit else None)
 
     async def open(self) -> Sequence[Command]:
         """Records without an end, the oldest first, at most 10,000."""
-        query = sa.select(*_RECORD).where(commands.c.outcome.is_(None)).order_by(commands.c.started_at)
+        query = sa.select(*RECORD).where(commands.c.outcome.is_(None)).order_by(commands.c.started_at)
         async with self._database.reading() as connection:
-            return [_record(row) for row in await connection.execute(query.limit(OPEN_AT_ONCE))]
+            return [command_of(row) for row in await connection.execute(query.limit(OPEN_AT_ONCE))]
 
 
 async def _read(connection: AsyncConnection, ids: Sequence[str]) -> list[Command]:
     if not ids:
         return []
-    return [_record(row) for row in await connection.execute(sa.select(*_RECORD).where(commands.c.id.in_(ids)))]
+    return [command_of(row) for row in await connection.execute(sa.select(*RECORD).where(commands.c.id.in_(ids)))]
 
 
 def _ended(command: Command, ending: Ending | None) -> Command:
@@ -117,13 +117,13 @@ async def _end(connection: AsyncConnection, ending: Ending) -> Command | None:
     """The row with this ending, None where it has another already."""
     still_open = sa.and_(commands.c.id == ending.id, commands.c.outcome.is_(None))
     changed = await connection.execute(
-        sa.update(commands).where(still_open).values(_changes(ending)).returning(*_RECORD)
+        sa.update(commands).where(still_open).values(_changes(ending)).returning(*RECORD)
     )
     row = changed.one_or_none()
-    return None if row is None else _record(row)
+    return None if row is None else command_of(row)
 
 
-async def _tell(connection: AsyncConnection, begun: Sequence[Command], over: Sequence[Command]) -> None:
+async def tell(connection: AsyncConnection, begun: Sequence[Command], over: Sequence[Command]) -> None:
     """Write events behind each sandbox's last; the sequence alone moves, for the sandbox itself has not changed."""
     news = [_started_event(row) for row in begun] + [_ended_event(row) for row in over]
     counts = Counter(event["sandbox"] for event in news)
@@ -165,7 +165,8 @@ def _event(row: Command, kind: EventType, at: int, actor: str, data: Mapping[str
     }
 
 
-def _record(row: "sa.Row[Any]") -> Command:
+def command_of(row: "sa.Row[Any]") -> Command:
+    """The record in a row of the columns `RECORD`."""
     values = dict(zip(Command.__slots__, row, strict=False))
     values["outcome"] = None if values["outcome"] is None else Outcome(values["outcome"])
     return Command(**values)

@@ -4,17 +4,22 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.commands import Outcome
+from boxkeep_server.store.commands import RECORD, command_of, tell
 from boxkeep_server.store.schema import commands
 
 
 async def settle_open(connection: AsyncConnection, sandbox: str, *, outcome: Outcome, reason: str, at: int) -> int:
-    """Give every open command of a sandbox this outcome; how many there were. What has an outcome keeps it."""
+    """Give every open command of a sandbox this outcome, with its event; how many there were.
+
+    What has an outcome keeps it; what began after `at` ended when it began.
+    """
     still_open = sa.and_(commands.c.sandbox == sandbox, commands.c.outcome.is_(None))
-    ended = sa.case((commands.c.started_at > at, commands.c.started_at), else_=at)
-    changed = await connection.execute(
-        sa.update(commands).where(still_open).values(outcome=outcome, reason=reason, ended_at=ended)
-    )
-    return changed.rowcount
+    ended_at = sa.case((commands.c.started_at > at, commands.c.started_at), else_=at)
+    values = {"outcome": outcome, "reason": reason, "ended_at": ended_at}
+    rows = await connection.execute(sa.update(commands).where(still_open).values(values).returning(*RECORD))
+    ended = [command_of(row) for row in rows]
+    await tell(connection, [], ended)
+    return len(ended)
 
 
 async def keep_tails(connection: AsyncConnection, sandbox: str, command: str, stdout: bytes, stderr: bytes) -> None:
@@ -25,8 +30,3 @@ async def keep_tails(connection: AsyncConnection, sandbox: str, command: str, st
         commands.c.outcome.in_((Outcome.SANDBOX_ENDED, Outcome.OUT_OF_MEMORY)),
     )
     await connection.execute(sa.update(commands).where(cut_off).values(stdout_tail=stdout, stderr_tail=stderr))
-
-
-async def forget(connection: AsyncConnection, sandboxes: list[str]) -> None:
-    """Delete the commands of sandboxes that are forgotten."""
-    await connection.execute(sa.delete(commands).where(commands.c.sandbox.in_(sandboxes)))

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from boxkeep_server.model.plans import BUILT_IN, Plan
 from boxkeep_server.model.scopes import Scope
 from boxkeep_server.store.schema import keys, organisations, plans
+from boxkeep_server.store.upserts import insert_or
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +46,15 @@ class Holder:
 
 async def seed_plans(connection: AsyncConnection) -> None:
     """Write the built-in plans that are not there; those an operator has edited stay."""
-    known = set((await connection.execute(sa.select(plans.c.name))).scalars())
-    missing = [_plan_values(plan) for name, plan in BUILT_IN.items() if name not in known]
-    if missing:
-        await connection.execute(sa.insert(plans), missing)
+    values = [_plan_values(plan) for plan in BUILT_IN.values()]
+    await connection.execute(insert_or(connection, plans).values(values).on_conflict_do_nothing())
 
 
 async def put_plan(connection: AsyncConnection, plan: Plan) -> None:
     """Write a plan, new or edited."""
     values = _plan_values(plan)
-    changed = await connection.execute(sa.update(plans).where(plans.c.name == plan.name).values(values))
-    if not changed.rowcount:
-        await connection.execute(sa.insert(plans).values(values))
+    put = insert_or(connection, plans).values(values).on_conflict_do_update(index_elements=["name"], set_=values)
+    await connection.execute(put)
 
 
 async def plan_named(connection: AsyncConnection, name: str) -> Plan | None:
@@ -65,26 +63,22 @@ async def plan_named(connection: AsyncConnection, name: str) -> Plan | None:
     return None if row is None else _plan(row)
 
 
-async def all_plan_names(connection: AsyncConnection) -> Sequence[str]:
-    """The names of all plans."""
-    return list((await connection.execute(sa.select(plans.c.name).order_by(plans.c.name))).scalars())
+async def all_plans(connection: AsyncConnection) -> Sequence[Plan]:
+    """All plans, by name."""
+    return [_plan(row) for row in await connection.execute(sa.select(plans).order_by(plans.c.name))]
+
+
+_LOCK = (
+    sa.select(plans)
+    .join_from(organisations, plans, organisations.c.plan == plans.c.name)
+    .where(organisations.c.id == sa.bindparam("of"))
+    .with_for_update(of=organisations)
+)
 
 
 async def lock_organisation(connection: AsyncConnection, organisation: str) -> Plan:
     """The plan of an organisation, whose row stays locked until the transaction ends: limits are counted under it."""
-    query = (
-        sa.select(plans)
-        .join_from(organisations, plans, organisations.c.plan == plans.c.name)
-        .where(organisations.c.id == organisation)
-        .with_for_update(of=organisations)
-    )
-    return _plan((await connection.execute(query)).one())
-
-
-async def plan_of(connection: AsyncConnection, organisation: str) -> Plan:
-    """The plan of an organisation."""
-    query = sa.select(plans).join_from(organisations, plans, organisations.c.plan == plans.c.name)
-    return _plan((await connection.execute(query.where(organisations.c.id == organisation))).one())
+    return _plan((await connection.execute(_LOCK, {"of": organisation})).one())
 
 
 async def organisation_named(connection: AsyncConnection, name: str) -> Organisation | None:
@@ -93,9 +87,12 @@ async def organisation_named(connection: AsyncConnection, name: str) -> Organisa
     return None if row is None else Organisation(**row._mapping)
 
 
-async def add_organisation(connection: AsyncConnection, organisation: Organisation) -> None:
-    """Write a new organisation."""
-    await connection.execute(sa.insert(organisations).values(_fields(organisation)))
+async def ensure_organisation(connection: AsyncConnection, new: Organisation) -> Organisation:
+    """The organisation of this name: as it is, or as `new` where there was none."""
+    added = insert_or(connection, organisations).values(_fields(new))
+    await connection.execute(added.on_conflict_do_nothing(index_elements=["name"]))
+    row = (await connection.execute(sa.select(organisations).where(organisations.c.name == new.name))).one()
+    return Organisation(**row._mapping)
 
 
 async def set_plan(connection: AsyncConnection, organisation: str, plan: str) -> None:
@@ -115,11 +112,22 @@ async def add_key(connection: AsyncConnection, key: Key, digest: str) -> None:
     await connection.execute(sa.insert(keys).values(values))
 
 
+async def key_with_id(connection: AsyncConnection, key_id: str) -> Key | None:
+    """A key by its id, alive or not."""
+    row = (await connection.execute(sa.select(keys).where(keys.c.id == key_id))).one_or_none()
+    return None if row is None else _key(row)
+
+
 async def revoke_key(connection: AsyncConnection, key_id: str, at: int) -> bool:
-    """Revoke a key; whether there is such a key. May be repeated."""
-    there = keys.c.id == key_id
-    await connection.execute(sa.update(keys).where(there, keys.c.revoked_at.is_(None)).values(revoked_at=at))
-    return (await connection.execute(sa.select(keys.c.id).where(there))).one_or_none() is not None
+    """Revoke a key; False where it was revoked before."""
+    alive = sa.and_(keys.c.id == key_id, keys.c.revoked_at.is_(None))
+    return (await connection.execute(sa.update(keys).where(alive).values(revoked_at=at))).rowcount == 1
+
+
+async def forget_keys(connection: AsyncConnection, dead_before: int) -> int:
+    """Delete keys that were revoked or had expired before a time; how many."""
+    dead = sa.or_(keys.c.revoked_at < dead_before, keys.c.expires_at < dead_before)
+    return (await connection.execute(sa.delete(keys).where(dead))).rowcount
 
 
 async def keys_of(connection: AsyncConnection, organisation: str | None) -> Sequence[Key]:

@@ -7,23 +7,47 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from boxkeep_server.model.events import Event, EventType
-from boxkeep_server.model.hours import Span
+from boxkeep_server.model.events import EventType
 from boxkeep_server.model.sandboxes import NetworkPolicy, Sandbox
 from boxkeep_server.model.statuses import COUNTED, OVER, Status, check_step
-from boxkeep_server.store.schema import events, sandboxes, secrets, spans
+from boxkeep_server.store import events, running
+from boxkeep_server.store.schema import commands, sandboxes, secrets
+from boxkeep_server.store.schema import events as events_table
 
 _JSON = ("capabilities", "network", "metadata", "env_names")
-_RECORD = [sandboxes.c[name] for name in Sandbox.__slots__]
+RECORD = [sandboxes.c[name] for name in Sandbox.__slots__]
+
+# Built once, and filled in by parameters: to build a statement of thirty columns takes longer than to run it.
+_ADD = sa.insert(sandboxes)
+_ADD_SECRET = sa.insert(secrets)
+_ONE = sa.select(*RECORD).where(sandboxes.c.id == sa.bindparam("of"))
+_CHANGE = (
+    sa.update(sandboxes)
+    .where(sandboxes.c.id == sa.bindparam("of"), sandboxes.c.revision == sa.bindparam("still"))
+    .values(sequence=sandboxes.c.sequence + sa.bindparam("told"))
+    .returning(*RECORD, sandboxes.c.sequence)
+)
+_COUNTED = sa.select(sa.func.count(sandboxes.c.id)).where(
+    sandboxes.c.organisation == sa.bindparam("of"), sandboxes.c.status.in_(COUNTED)
+)
 
 
 async def add(connection: AsyncConnection, sandbox: Sandbox, sealed_env: bytes | None, actor: str) -> None:
     """Write a new sandbox, queued, with its first event."""
     values = {name: _stored(name, getattr(sandbox, name)) for name in Sandbox.__slots__}
-    await connection.execute(sa.insert(sandboxes).values({**values, "sequence": 1, "released": False}))
+    await connection.execute(_ADD, {**values, "sequence": 1, "released": False})
     if sealed_env is not None:
-        await connection.execute(sa.insert(secrets).values(sandbox=sandbox.id, sealed=sealed_env))
-    await _tell(connection, sandbox, 1, EventType.CREATED, sandbox.created_at, actor, {"status": sandbox.status})
+        await connection.execute(_ADD_SECRET, {"sandbox": sandbox.id, "sealed": sealed_env})
+    await events.add(
+        connection,
+        sandbox.id,
+        sandbox.organisation,
+        sequence=1,
+        event=EventType.CREATED,
+        at=sandbox.created_at,
+        actor=actor,
+        data={"status": sandbox.status},
+    )
 
 
 async def step(
@@ -46,13 +70,20 @@ async def step(
     """
     check_step(before.status, after)
     if after in OVER:
-        changes = {"ended_at": at, "expires_at": None, **changes}
+        changes["ended_at"] = at
+    if after not in (Status.READY, Status.PAUSING):
+        changes["expires_at"] = None
+    span = None
     if before.status is Status.READY:
-        changes["billed_ms"] = before.billed_ms + await _end_span(connection, before.id, ran_until or at, at)
-    values = {**changes, "status": after, "previous": before.status}
+        span = await running.span_of(connection, before.id, at if ran_until is None else ran_until, at)
+    if span is not None:
+        changes["billed_ms"] = before.billed_ms + span.ms
+    values = {**changes, "status": after, "previous": before.status, "released": after is Status.ENDED}
     changed = await _update(connection, before, values, event, at, actor)
+    if changed is not None and span is not None:
+        await running.end(connection, before.id, before.organisation, span)
     if changed is not None and after is Status.READY:
-        await connection.execute(sa.insert(spans).values(sandbox=before.id, organisation=before.organisation, start=at))
+        await running.begin(connection, before.id, before.organisation, at)
     return changed
 
 
@@ -72,65 +103,30 @@ async def _update(
     actor: str,
 ) -> Sandbox | None:
     stored = {name: _stored(name, value) for name, value in values.items()}
-    statement = (
-        sa.update(sandboxes)
-        .where(sandboxes.c.id == before.id, sandboxes.c.revision == before.revision)
-        .values(
-            revision=before.revision + 1,
-            sequence=sandboxes.c.sequence + int(event is not None),
-            **stored,
-        )
-        .returning(*_RECORD, sandboxes.c.sequence)
-    )
-    row = (await connection.execute(statement)).one_or_none()
+    condition = {"of": before.id, "still": before.revision, "told": int(event is not None)}
+    row = (await connection.execute(_CHANGE, {**condition, "revision": before.revision + 1, **stored})).one_or_none()
     if row is None:
         return None
-    sandbox = _record(row)
+    sandbox = record(row)
     if event is not None:
         data = {"status": sandbox.status, **({"reason": sandbox.reason} if sandbox.reason else {})}
-        await _tell(connection, sandbox, row.sequence, event, at, actor, data)
-    return sandbox
-
-
-async def _end_span(connection: AsyncConnection, sandbox: str, until: int, now: int) -> int:
-    is_open = sa.and_(spans.c.sandbox == sandbox, spans.c.end.is_(None))
-    start: int | None = (await connection.execute(sa.select(spans.c.start).where(is_open))).scalar_one_or_none()
-    if start is None:
-        return 0
-    end = max(start, min(until, now))
-    await connection.execute(sa.update(spans).where(is_open).values(end=end))
-    return end - start
-
-
-async def _tell(
-    connection: AsyncConnection,
-    sandbox: Sandbox,
-    sequence: int,
-    event: EventType,
-    at: int,
-    actor: str,
-    data: Mapping[str, object],
-) -> None:
-    await connection.execute(
-        sa.insert(events).values(
-            sandbox=sandbox.id,
-            organisation=sandbox.organisation,
-            sequence=sequence,
-            type=event,
+        await events.add(
+            connection,
+            sandbox.id,
+            sandbox.organisation,
+            sequence=row.sequence,
+            event=event,
             at=at,
             actor=actor,
-            data=orjson.dumps(data).decode(),
+            data=data,
         )
-    )
-
-
-_ONE = sa.select(*_RECORD).where(sandboxes.c.id == sa.bindparam("id"))
+    return sandbox
 
 
 async def get(connection: AsyncConnection, sandbox_id: str) -> Sandbox | None:
     """A sandbox, whoever it belongs to."""
-    row = (await connection.execute(_ONE, {"id": sandbox_id})).one_or_none()
-    return None if row is None else _record(row)
+    row = (await connection.execute(_ONE, {"of": sandbox_id})).one_or_none()
+    return None if row is None else record(row)
 
 
 async def states(connection: AsyncConnection, ids: Collection[str]) -> dict[str, tuple[Status, int]]:
@@ -139,79 +135,10 @@ async def states(connection: AsyncConnection, ids: Collection[str]) -> dict[str,
     return {row.id: (Status(row.status), row.epoch) for row in await connection.execute(query)}
 
 
-async def page(
-    connection: AsyncConnection,
-    organisation: str,
-    *,
-    limit: int,
-    before: tuple[int, str] | None,
-    status: Collection[Status] | None,
-    metadata: Mapping[str, str],
-) -> Sequence[Sandbox]:
-    """Sandboxes of an organisation, newest first, from before (created_at, id)."""
-    query = sa.select(*_RECORD).where(sandboxes.c.organisation == organisation)
-    if before is not None:
-        at, sandbox_id = before
-        older = sandboxes.c.created_at < at
-        query = query.where(sa.or_(older, sa.and_(sandboxes.c.created_at == at, sandboxes.c.id < sandbox_id)))
-    if status is not None:
-        query = query.where(sandboxes.c.status.in_(list(status)))
-    for name, value in metadata.items():
-        query = query.where(_metadata_is(connection, name, value))
-    query = query.order_by(sandboxes.c.created_at.desc(), sandboxes.c.id.desc()).limit(limit)
-    return [_record(row) for row in await connection.execute(query)]
-
-
-def _metadata_is(connection: AsyncConnection, name: str, value: str) -> "sa.ColumnElement[bool]":
-    # A quoted JSON path cannot hold a quote; rows are compared as text, which both databases do alike.
-    pair = f"{orjson.dumps(name).decode()}:{orjson.dumps(value).decode()}"
-    return sa.or_(
-        sandboxes.c.metadata.contains("{" + pair + "}", autoescape=True),
-        sandboxes.c.metadata.contains("{" + pair + ",", autoescape=True),
-        sandboxes.c.metadata.contains("," + pair + ",", autoescape=True),
-        sandboxes.c.metadata.contains("," + pair + "}", autoescape=True),
-    )
-
-
-async def in_status(connection: AsyncConnection, *status: Status, limit: int = 1000) -> Sequence[Sandbox]:
-    """Sandboxes in any of these statuses, those that have waited longest first."""
-    query = sa.select(*_RECORD).where(sandboxes.c.status.in_(status))
-    rows = await connection.execute(query.order_by(sandboxes.c.queued_at, sandboxes.c.id).limit(limit))
-    return [_record(row) for row in rows]
-
-
-async def expired(connection: AsyncConnection, now: int) -> Sequence[Sandbox]:
-    """Ready sandboxes whose time is up."""
-    query = sa.select(*_RECORD).where(sandboxes.c.status == Status.READY, sandboxes.c.expires_at <= now)
-    return [_record(row) for row in await connection.execute(query)]
-
-
-async def ready_of(connection: AsyncConnection, organisation: str) -> Sequence[Sandbox]:
-    """The ready sandboxes of an organisation."""
-    query = sa.select(*_RECORD).where(sandboxes.c.status == Status.READY, sandboxes.c.organisation == organisation)
-    return [_record(row) for row in await connection.execute(query)]
-
-
-async def with_stale_end(connection: AsyncConnection, slack_ms: int) -> Sequence[Sandbox]:
-    """Ready sandboxes that their node would end before their time, or more than twice `slack_ms` after it."""
-    known, wanted = sandboxes.c.node_not_after, sandboxes.c.expires_at
-    query = sa.select(*_RECORD).where(
-        sandboxes.c.status == Status.READY,
-        sa.or_(known.is_(None), known < wanted, known > wanted + 2 * slack_ms),
-    )
-    return [_record(row) for row in await connection.execute(query)]
-
-
 async def told_end(connection: AsyncConnection, sandbox_id: str, epoch: int, not_after: int) -> None:
     """Note which end time the node knows; no step and no event, for nothing has changed for anyone else."""
     statement = sa.update(sandboxes).where(sandboxes.c.id == sandbox_id, sandboxes.c.epoch == epoch)
     await connection.execute(statement.values(node_not_after=not_after))
-
-
-async def unreleased(connection: AsyncConnection) -> Sequence[Sandbox]:
-    """Sandboxes that are ending or over and whose node may still hold something of them."""
-    query = sa.select(*_RECORD).where(sandboxes.c.released.is_(False), sandboxes.c.status.in_((Status.ENDING, *OVER)))
-    return [_record(row) for row in await connection.execute(query)]
 
 
 async def released(connection: AsyncConnection, sandbox_id: str) -> None:
@@ -228,55 +155,13 @@ async def sealed_env(connection: AsyncConnection, sandbox_id: str) -> bytes | No
 
 async def counted(connection: AsyncConnection, organisation: str) -> int:
     """How many sandboxes the plan's concurrency counts now."""
-    query = sa.select(sa.func.count()).where(sandboxes.c.organisation == organisation, sandboxes.c.status.in_(COUNTED))
-    return (await connection.execute(query.select_from(sandboxes))).scalar_one()
+    return (await connection.execute(_COUNTED, {"of": organisation})).scalar_one()
 
 
-async def spans_since(connection: AsyncConnection, organisation: str, since: int) -> Sequence[Span]:
-    """When sandboxes of an organisation ran, as far as it was after `since`."""
-    query = sa.select(spans.c.start, spans.c.end).where(
-        spans.c.organisation == organisation, sa.or_(spans.c.end.is_(None), spans.c.end > since)
-    )
-    return [Span(row.start, row.end) for row in await connection.execute(query)]
-
-
-async def running_organisations(connection: AsyncConnection) -> Sequence[str]:
-    """Organisations with a sandbox whose hours run."""
-    query = sa.select(spans.c.organisation).where(spans.c.end.is_(None)).distinct()
-    return list((await connection.execute(query)).scalars())
-
-
-async def events_after(
-    connection: AsyncConnection, sandbox_id: str, sequence: int, limit: int = 500
-) -> Sequence[Event]:
-    """The events of a sandbox behind `sequence`, in order."""
-    query = sa.select(events).where(events.c.sandbox == sandbox_id, events.c.sequence > sequence)
-    rows = await connection.execute(query.order_by(events.c.sequence).limit(limit))
-    return [
-        Event(
-            row.id,
-            row.sandbox,
-            row.organisation,
-            row.sequence,
-            EventType(row.type),
-            row.at,
-            row.actor,
-            orjson.loads(row.data),
-        )
-        for row in rows
-    ]
-
-
-async def forget_ended(connection: AsyncConnection, before: int, limit: int = 500) -> Sequence[str]:
-    """Delete sandboxes that were over before a time, and what hangs on them but their hours; their ids."""
-    query = sa.select(sandboxes.c.id).where(
-        sandboxes.c.status.in_(OVER), sandboxes.c.released.is_(True), sandboxes.c.ended_at < before
-    )
-    ids = list((await connection.execute(query.limit(limit))).scalars())
-    if ids:
-        await connection.execute(sa.delete(events).where(events.c.sandbox.in_(ids)))
-        await connection.execute(sa.delete(sandboxes).where(sandboxes.c.id.in_(ids)))
-    return ids
+async def forget(connection: AsyncConnection, ids: Sequence[str]) -> None:
+    """Delete sandboxes with their events and commands; their running time stays."""
+    for table, column in ((events_table, "sandbox"), (commands, "sandbox"), (sandboxes, "id")):
+        await connection.execute(sa.delete(table).where(table.c[column].in_(ids)))
 
 
 def _stored(name: str, value: Any) -> Any:
@@ -287,7 +172,8 @@ def _stored(name: str, value: Any) -> Any:
     return value
 
 
-def _record(row: "sa.Row[Any]") -> Sandbox:
+def record(row: "sa.Row[Any]") -> Sandbox:
+    """The sandbox in a row that begins with the columns `RECORD`."""
     values = dict(zip(Sandbox.__slots__, row, strict=False))
     network = orjson.loads(values["network"])
     allow = network["allow"]

@@ -115,9 +115,20 @@ sandboxes = sa.Table(
         name="ready_has_a_body",
     ),
     sa.CheckConstraint("status NOT IN ('ended', 'failed') OR reason IS NOT NULL", name="over_has_a_reason"),
-    sa.CheckConstraint("billed_ms >= 0 AND epoch >= 0 AND revision >= 1", name="counts"),
+    sa.CheckConstraint("expires_at IS NULL OR status IN ('ready', 'pausing')", name="expires_while_running"),
+    sa.CheckConstraint("status NOT IN ('assigning', 'ready', 'pausing') OR epoch >= 1", name="body_has_an_epoch"),
+    sa.CheckConstraint("NOT released OR status IN ('ended', 'failed')", name="released_when_over"),
+    sa.CheckConstraint("status <> 'ended' OR released", name="ended_is_released"),
+    sa.CheckConstraint("billed_ms >= 0 AND epoch >= 0 AND revision >= 1 AND sequence >= 1", name="counts"),
+    sa.CheckConstraint("max_duration_ms > 0", name="some_duration"),
     sa.Index("ix_sandboxes_listed", "organisation", "created_at", "id"),
     sa.Index("ix_sandboxes_status", "status", "queued_at"),
+    sa.Index(
+        "ix_sandboxes_over",
+        "ended_at",
+        sqlite_where=sa.text("ended_at IS NOT NULL"),
+        postgresql_where=sa.text("ended_at IS NOT NULL"),
+    ),
     sa.Index(
         "ix_sandboxes_unreleased",
         "released",
@@ -137,13 +148,18 @@ secrets = sa.Table(
 spans = sa.Table(
     "spans",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
     _id("sandbox", nullable=False),
     _id("organisation", nullable=False),
     _ms("start", nullable=False),
     _ms("end"),
     sa.CheckConstraint('"end" IS NULL OR "end" >= start', name="forward"),
-    sa.Index("ix_spans_used", "organisation", "end"),
+    sa.Index(
+        "ix_spans_open_of",
+        "organisation",
+        sqlite_where=sa.text('"end" IS NULL'),
+        postgresql_where=sa.text('"end" IS NULL'),
+    ),
     sa.Index(
         "uq_spans_open",
         "sandbox",
@@ -153,6 +169,16 @@ spans = sa.Table(
     ),
 )
 """When sandboxes ran: written with the events that begin and end a run, never beside them."""
+
+month_sums = sa.Table(
+    "month_sums",
+    metadata,
+    _id("organisation", primary_key=True),
+    sa.Column("month", sa.String(7), primary_key=True),
+    _ms("ms", nullable=False),
+    sa.CheckConstraint("ms >= 0", name="forward"),
+)
+"""The ended spans of an organisation, summed by UTC month when they end, so that a limit is checked by one row."""
 
 events = sa.Table(
     "events",

@@ -1,12 +1,17 @@
 """Collect: what has been over for long is deleted."""
 
+from typing import Final
+
 from boxkeep_server.control.steps import Steps
-from boxkeep_server.store import answers, endings, sandboxes
+from boxkeep_server.store import answers, organisations, sandboxes, selections
 from boxkeep_server.store.database import Database
+
+BATCH: Final = 200
 
 
 class Collect:
-    """Deletes ended sandboxes with their events and commands, and answers kept under idempotency keys. Hours stay."""
+    """Deletes ended sandboxes with their events and commands, dead keys, and answers kept under idempotency keys. Hours
+    stay."""
 
     def __init__(self, database: Database, steps: Steps, *, ended_kept_ms: int, answers_kept_ms: int) -> None:
         self._database = database
@@ -15,9 +20,21 @@ class Collect:
         self._answers_kept_ms = answers_kept_ms
 
     async def run_once(self) -> int:
-        """Delete a batch; how many rows of sandboxes and answers."""
+        """Delete what is too old; how many sandboxes, keys and answers."""
         now = self._steps.now_ms()
         async with self._database.writing() as connection:
-            old = await sandboxes.forget_ended(connection, now - self._ended_kept_ms)
-            await endings.forget(connection, list(old))
-            return len(old) + await answers.forget(connection, now - self._answers_kept_ms)
+            count = await answers.forget(connection, now - self._answers_kept_ms)
+            count += await organisations.forget_keys(connection, now - self._ended_kept_ms)
+        return count + await self._forget_sandboxes(now - self._ended_kept_ms)
+
+    async def _forget_sandboxes(self, over_before: int) -> int:
+        """In batches, so that no writer waits for long."""
+        count = 0
+        while True:
+            async with self._database.scanning() as connection:
+                old = await selections.over_before(connection, over_before, BATCH)
+            async with self._database.writing() as connection:
+                await sandboxes.forget(connection, old)
+            count += len(old)
+            if len(old) < BATCH:
+                return count

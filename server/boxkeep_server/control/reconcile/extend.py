@@ -1,11 +1,14 @@
 """Extend: nodes learn of end times that were changed."""
 
-from boxkeep_server.control.reconcile.crowd import LOG
+import logging
+
 from boxkeep_server.control.reconcile.place import SLACK_MS
 from boxkeep_server.control.steps import Steps
-from boxkeep_server.engine.interface import Engine, NodeAway
-from boxkeep_server.store import sandboxes
+from boxkeep_server.engine.interface import Engine, EngineError
+from boxkeep_server.store import sandboxes, selections
 from boxkeep_server.store.database import Database
+
+_log = logging.getLogger(__name__)
 
 
 class Extend:
@@ -19,7 +22,7 @@ class Extend:
     async def run_once(self) -> int:
         """Tell what nodes do not know; how many end times."""
         async with self._database.reading() as connection:
-            stale = await sandboxes.with_stale_end(connection, SLACK_MS)
+            stale = await selections.with_stale_end(connection, SLACK_MS)
         told = 0
         for sandbox in stale:
             if sandbox.node is None or sandbox.expires_at is None:
@@ -27,8 +30,8 @@ class Extend:
             not_after = sandbox.expires_at + SLACK_MS
             try:
                 await self._engine.extend(sandbox.node, sandbox.id, sandbox.epoch, not_after)
-            except NodeAway as away:
-                LOG.warning("end time not told yet", sandbox=sandbox.id, error=str(away))
+            except EngineError as error:
+                _log.warning("node not told yet when sandbox %s ends: %s", sandbox.id, error)
                 continue
             async with self._database.writing() as connection:
                 await sandboxes.told_end(connection, sandbox.id, sandbox.epoch, not_after)

@@ -1,15 +1,17 @@
 """Place: queued sandboxes get a machine, each organisation in its turn, and become ready."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 import orjson
 
+from boxkeep_server.control.fleet import Fleet, isolation_facts
 from boxkeep_server.control.reach import Reacher
-from boxkeep_server.control.reconcile.crowd import LOG, Crowd
-from boxkeep_server.control.steps import Steps
+from boxkeep_server.control.reconcile.crowd import Crowd
+from boxkeep_server.control.reconcile.deaths import REASONS
+from boxkeep_server.control.steps import PLACE, Steps
 from boxkeep_server.engine.interface import (
     AlreadyReleased,
     Engine,
@@ -18,29 +20,19 @@ from boxkeep_server.engine.interface import (
     PlacementFailed,
     Unsupported,
 )
-from boxkeep_server.model.node_api import Claim, ClaimWish, NetworkWish, NodeFacts
+from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason, NetworkWish
 from boxkeep_server.model.sandboxes import Reason, Sandbox
 from boxkeep_server.model.statuses import Status
-from boxkeep_server.store import sandboxes
+from boxkeep_server.store import sandboxes, selections
 from boxkeep_server.store.database import Database
-from boxkeep_server.store.sealing import Seal
+from boxkeep_server.store.sealing import Seal, SealBroken
 
 SLACK_MS: Final = 5_000
 """How much later than the control plane the node ends a machine by itself."""
 
+AT_ONCE: Final = 16
 
-def in_turn(queued: Iterable[Sandbox]) -> list[Sandbox]:
-    """The same sandboxes so that organisations take turns, each with its longest waiting one first."""
-    waiting: dict[str, deque[Sandbox]] = {}
-    for sandbox in queued:
-        waiting.setdefault(sandbox.organisation, deque()).append(sandbox)
-    turns = []
-    while waiting:
-        for organisation in list(waiting):
-            turns.append(waiting[organisation].popleft())
-            if not waiting[organisation]:
-                del waiting[organisation]
-    return turns
+_log = logging.getLogger(__name__)
 
 
 class Place:
@@ -53,52 +45,64 @@ class Place:
         engine: Engine,
         reacher: Reacher,
         seal: Seal,
+        fleet: Fleet,
         *,
         no_room_wait_ms: int,
-        at_once: int = 16,
-        facts: Callable[[], Sequence[NodeFacts]] = tuple,
     ) -> None:
         self._database = database
         self._steps = steps
         self._engine = engine
         self._reacher = reacher
         self._seal = seal
+        self._fleet = fleet
         self._no_room_wait_ms = no_room_wait_ms
-        self._facts = facts
-        self._full = False
-        self.crowd = Crowd(at_once)
+        self._in_doubt = False
+        self._more = False
+        self.crowd = Crowd(AT_ONCE, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._more and not self._in_doubt:
+            self._steps.wake(PLACE)
 
     async def run_once(self) -> int:
         """Start what can be started and give up what has waited too long; how many placements were started."""
         async with self._database.reading() as connection:
-            assigning = await sandboxes.in_status(connection, Status.ASSIGNING)
-            queued = await sandboxes.in_status(connection, Status.QUEUED)
-        idle = [one for one in (*assigning, *queued) if one.id not in self.crowd]
-        await self._give_up([one for one in idle if self._waited_too_long(one)])
-        fresh = [one for one in idle if not self._waited_too_long(one)]
-        turns = in_turn(one for one in fresh if one.status is Status.QUEUED)
-        again = [one for one in fresh if one.status is Status.ASSIGNING]
-        turns = turns[: await self._room(len(turns))] if turns else []
-        return sum(self.crowd.start(one.id, partial(self._place, one)) for one in (*again, *turns))
+            assigning = await selections.in_status(connection, Status.ASSIGNING)
+            queued = await selections.in_turn(connection, Status.QUEUED, 2 * AT_ONCE)
+        again = [one for one in assigning if one.id not in self.crowd]
+        turns = [one for one in queued if one.id not in self.crowd]
+        if self._in_doubt and (again or turns):
+            again, turns = await self._in_doubt_of_room(again, turns)
+        started = [one for one in (*again, *turns) if self.crowd.start(one.id, partial(self._place, one))]
+        self._more = len(started) < len(again) + len(turns)
+        return len(started)
 
-    async def _room(self, wanted: int) -> int:
-        """How many may be tried: all, until a node has said that it is full; from then on what it says is free."""
-        if not self._full:
-            return wanted
+    async def _in_doubt_of_room(
+        self, again: list[Sandbox], turns: list[Sandbox]
+    ) -> tuple[list[Sandbox], list[Sandbox]]:
+        """After a node was full or away: one is tried at a time, while a node says that it has room, until one got it.
+        Who is not tried has no more time than `no_room_wait_ms`."""
         try:
-            nodes = await self._engine.nodes()
+            nodes = await self._fleet.refresh()
         except NodeAway:
-            return 0
-        free = sum(max(0, node.slots - node.slots_used) for node in nodes if node.admitting)
-        self._full = free == 0
-        return free
+            await self._give_up(again, Reason.NODE_LOST)
+            again, turns = [], []
+        else:
+            has_room = any(node.admitting and node.slots > node.slots_used for node in nodes)
+            turns = turns[:1] if has_room else []
+        async with self._database.reading() as connection:
+            queued = await selections.queued_before(connection, self._steps.now_ms() - self._no_room_wait_ms)
+        tried = {sandbox.id for sandbox in turns}
+        await self._give_up([one for one in queued if one.id not in tried], Reason.NO_CAPACITY)
+        return again, turns
+
+    async def _give_up(self, waiting: Sequence[Sandbox], reason: Reason) -> None:
+        for sandbox in waiting:
+            if self._waited_too_long(sandbox) and sandbox.id not in self.crowd:
+                await self._steps.step(sandbox, Status.FAILED, reason=reason)
 
     def _waited_too_long(self, sandbox: Sandbox) -> bool:
         return self._steps.now_ms() - sandbox.queued_at >= self._no_room_wait_ms
-
-    async def _give_up(self, waited: Sequence[Sandbox]) -> None:
-        for sandbox in waited:
-            await self._steps.step(sandbox, Status.FAILED, reason=Reason.NO_CAPACITY)
 
     async def _place(self, sandbox: Sandbox) -> None:
         placed: Sandbox | None = sandbox
@@ -108,24 +112,38 @@ class Place:
             return
         try:
             node, claim = await self._engine.place(await self._wish(placed))
-        except NoRoom:
-            self._full = True
-            await self._steps.step(placed, Status.QUEUED)
-        except NodeAway as away:
-            LOG.warning("node away while placing", sandbox=sandbox.id, error=str(away))
+        except (NoRoom, NodeAway) as error:
+            self._in_doubt = True
+            await self._wait(placed, error)
+        except AlreadyReleased as error:
+            _log.warning("sandbox %s gets another epoch: %s", sandbox.id, error)
+            await self._again(placed, Reason.BOOT_FAILED)
         except Unsupported as error:
-            LOG.warning("placement unsupported", sandbox=sandbox.id, error=str(error))
-            await self._steps.step(placed, Status.FAILED, reason=Reason.UNSUPPORTED)
-        except (PlacementFailed, AlreadyReleased) as error:
-            LOG.warning("placement failed", sandbox=sandbox.id, error=str(error))
-            await self._steps.step(placed, Status.FAILED, reason=Reason.BOOT_FAILED)
+            await self._fail(placed, Reason.UNSUPPORTED, error)
+        except (PlacementFailed, SealBroken) as error:
+            await self._fail(placed, Reason.BOOT_FAILED, error)
         else:
-            await self._ready(placed, node, claim)
+            self._in_doubt = False
+            await self._take(placed, node, claim)
+
+    async def _wait(self, sandbox: Sandbox, error: NoRoom | NodeAway) -> None:
+        """No room: back into the queue. Node away: it may have bound a machine, so the same epoch is asked again."""
+        if isinstance(error, NoRoom):
+            await self._again(sandbox, Reason.NO_CAPACITY)
+        elif self._waited_too_long(sandbox):
+            await self._fail(sandbox, Reason.NODE_LOST, error)
+
+    async def _again(self, sandbox: Sandbox, otherwise: Reason) -> None:
+        if self._waited_too_long(sandbox):
+            await self._steps.step(sandbox, Status.FAILED, reason=otherwise)
+        else:
+            await self._steps.step(sandbox, Status.QUEUED)
+
+    async def _fail(self, sandbox: Sandbox, reason: Reason, error: Exception) -> None:
+        _log.warning("sandbox %s cannot be placed, %s: %s", sandbox.id, reason, error)
+        await self._steps.step(sandbox, Status.FAILED, reason=reason)
 
     async def _wish(self, sandbox: Sandbox) -> ClaimWish:
-        async with self._database.reading() as connection:
-            sealed = await sandboxes.sealed_env(connection, sandbox.id)
-        env = {} if sealed is None else orjson.loads(self._seal.open(sealed, sandbox.id))
         return ClaimWish(
             sandbox=sandbox.id,
             epoch=sandbox.epoch,
@@ -133,25 +151,47 @@ class Place:
             isolation=sandbox.wished_isolation,
             not_after=self._steps.now_ms() + sandbox.max_duration_ms + SLACK_MS,
             hostname=f"sandbox-{sandbox.id[:8]}",
-            env=env,
+            env=await self._env(sandbox) if sandbox.env_names else {},
             network=NetworkWish(internet=sandbox.network.internet, allow=sandbox.network.allow),
         )
 
+    async def _env(self, sandbox: Sandbox) -> dict[str, str]:
+        async with self._database.reading() as connection:
+            sealed = await sandboxes.sealed_env(connection, sandbox.id)
+        env: dict[str, str] = {} if sealed is None else orjson.loads(self._seal.open(sealed, sandbox.id))
+        return env
+
+    async def _take(self, sandbox: Sandbox, node: str, claim: Claim) -> None:
+        """A machine is bound; it may have died since, when it was bound by an earlier try."""
+        if claim.state is not ClaimState.DEAD:
+            await self._ready(sandbox, node, claim)
+        elif claim.reason is DeathReason.HOST_RESTARTED:
+            await self._again(sandbox, Reason.NODE_RESTARTED)
+        else:
+            born_dead = claim.reason in (None, DeathReason.EXITED)
+            reason = Reason.BOOT_FAILED if born_dead else REASONS[claim.reason]
+            await self._steps.step(sandbox, Status.FAILED, reason=reason)
+
     async def _ready(self, sandbox: Sandbox, node: str, claim: Claim) -> None:
-        self._reacher.remember(claim)
+        try:
+            facts = await self._fleet.of(node)
+        except NodeAway:
+            return  # the next try finds the same machine
+        can = None if facts is None else isolation_facts(facts, claim.isolation)
         now = self._steps.now_ms()
-        facts = next((one for one in self._facts() if one.node_id == node), None)
-        can = facts.isolations.get(claim.isolation) if facts else None
-        await self._steps.step(
+        self._reacher.remember(claim)
+        ready = await self._steps.step(
             sandbox,
             Status.READY,
             node=node,
-            region=facts.region if facts else "loc",
+            region=None if facts is None else facts.region,
             isolation=claim.isolation,
-            pause_keeps=can.pause_keeps if can else "files",
+            pause_keeps=None if can is None else can.pause_keeps,
             started_at=sandbox.started_at or now,
             ready_at=now,
             expires_at=now + sandbox.max_duration_ms,
             node_not_after=claim.not_after,
             reason=None,
         )
+        if ready is None:
+            self._reacher.forget(sandbox.id, sandbox.epoch)

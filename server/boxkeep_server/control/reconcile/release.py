@@ -2,22 +2,27 @@
 
 import base64
 import binascii
+import logging
 from functools import partial
-from typing import Any, Final
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.control.reach import Reacher
-from boxkeep_server.control.reconcile.crowd import LOG, Crowd
-from boxkeep_server.control.steps import Steps
+from boxkeep_server.control.reconcile.crowd import Crowd
+from boxkeep_server.control.steps import RELEASE, SYSTEM, Steps
 from boxkeep_server.engine.interface import Engine, EngineError
 from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.node_api import Release as Remains
 from boxkeep_server.model.sandboxes import Reason, Sandbox
 from boxkeep_server.model.statuses import Status
-from boxkeep_server.store import endings, sandboxes
+from boxkeep_server.store import endings, sandboxes, selections
 from boxkeep_server.store.database import Database
 
 AT_ONCE: Final = 16
+
+_log = logging.getLogger(__name__)
 
 
 class Release:
@@ -28,13 +33,24 @@ class Release:
         self._steps = steps
         self._engine = engine
         self._reacher = reacher
-        self.crowd = Crowd(AT_ONCE)
+        self._more = False
+        self._held_up: set[str] = set()
+        self.crowd = Crowd(AT_ONCE, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._more:
+            self._steps.wake(RELEASE)
 
     async def run_once(self) -> int:
         """Start releasing what is not released; how many were started."""
         async with self._database.reading() as connection:
-            waiting = await sandboxes.unreleased(connection)
-        return sum(self.crowd.start(one.id, partial(self._release, one)) for one in waiting)
+            waiting = await selections.unreleased(connection, 2 * AT_ONCE + len(self._held_up))
+        idle = [one for one in waiting if one.id not in self.crowd]
+        # Those that were held up come last and wake nobody: a node that refuses one must not hold up the others.
+        fresh = [one for one in idle if one.id not in self._held_up]
+        late = [one for one in idle if one.id in self._held_up]
+        self._more = len(fresh) > self.crowd.room
+        return sum(self.crowd.start(one.id, partial(self._release, one)) for one in (*fresh, *late))
 
     async def _release(self, sandbox: Sandbox) -> None:
         remains = Remains()
@@ -42,28 +58,35 @@ class Release:
             try:
                 remains = await self._engine.release(sandbox.node, sandbox.id, sandbox.epoch)
             except EngineError as error:
-                LOG.warning("not released yet", sandbox=sandbox.id, error=str(error))
+                self._hold_up(sandbox, error)
                 return
+        self._held_up.discard(sandbox.id)
         self._reacher.forget(sandbox.id, sandbox.epoch)
         async with self._database.writing() as connection:
-            current = await sandboxes.get(connection, sandbox.id)
-            if current is None or current.epoch != sandbox.epoch:
-                return
-            await self._settle(connection, current, remains)
-            if current.status is Status.ENDING:
-                current = await sandboxes.step(
-                    connection,
-                    current,
-                    Status.ENDED,
-                    event=EventType.ENDED,
-                    at=self._steps.now_ms(),
-                    actor="system",
-                )
-            await sandboxes.released(connection, sandbox.id)
-        if current is not None:
-            self._steps.tell(current)
+            over = await self._over(connection, sandbox, remains)
+        if over is not None:
+            self._steps.tell(over)
 
-    async def _settle(self, connection: Any, sandbox: Sandbox, remains: Remains) -> None:
+    def _hold_up(self, sandbox: Sandbox, error: EngineError) -> None:
+        if sandbox.id not in self._held_up:
+            _log.warning("sandbox %s is not released yet: %s", sandbox.id, error)
+        self._held_up.add(sandbox.id)
+
+    async def _over(self, connection: AsyncConnection, sandbox: Sandbox, remains: Remains) -> Sandbox | None:
+        current = await sandboxes.get(connection, sandbox.id)
+        if current is None or current.epoch != sandbox.epoch:
+            return None
+        await self._settle(connection, current, remains)
+        if current.status is Status.ENDING:
+            now = self._steps.now_ms()
+            over = await sandboxes.step(connection, current, Status.ENDED, event=EventType.ENDED, at=now, actor=SYSTEM)
+            if over is None:
+                return None
+            current = over
+        await sandboxes.released(connection, sandbox.id)
+        return current
+
+    async def _settle(self, connection: AsyncConnection, sandbox: Sandbox, remains: Remains) -> None:
         oom = sandbox.reason in (Reason.OUT_OF_MEMORY, Reason.HOST_MEMORY)
         await endings.settle_open(
             connection,

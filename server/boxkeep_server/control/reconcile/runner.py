@@ -1,12 +1,14 @@
 """Runs reconcilers: on a hint at once, else on a period, each for itself and again after every failure."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from boxkeep_server.control.changes import Changes
-from boxkeep_server.control.reconcile.crowd import LOG
 from boxkeep_server.model.errors import Unavailable
+
+_log = logging.getLogger(__name__)
 
 BACKOFF_S = (0.1, 0.5, 1.0, 5.0)
 
@@ -37,10 +39,10 @@ async def _run(one: Round, changes: Changes) -> None:
                 failures = 0
                 await ear.heard(one.every_s)
             except Unavailable as away:
-                LOG.warning("reconciler waits for the store", reconciler=one.name, error=str(away))
+                _log.warning("%s waits for the store: %s", one.name, away)
                 await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
                 failures += 1
             except Exception:  # noqa: BLE001 - one bad row must not end the service; it is logged and tried again
-                LOG.exception("reconciler failed", reconciler=one.name)
+                _log.exception("%s failed", one.name)
                 await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
                 failures += 1

@@ -1,0 +1,53 @@
+"""Events: one row for every step, written in its transaction, and read in order."""
+
+from collections.abc import Mapping, Sequence
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from boxkeep_server.model.events import Event, EventType
+from boxkeep_server.store.schema import events
+
+
+async def add(
+    connection: AsyncConnection,
+    sandbox: str,
+    organisation: str,
+    *,
+    sequence: int,
+    event: EventType,
+    at: int,
+    actor: str,
+    data: Mapping[str, object],
+) -> None:
+    """Write an event. Its sequence is the one that the sandbox's row was moved to in the same transaction."""
+    values = {"sandbox": sandbox, "organisation": organisation, "sequence": sequence, "type": event, "at": at}
+    await connection.execute(_ADD, {**values, "actor": actor, "data": orjson.dumps(data).decode()})
+
+
+async def after(connection: AsyncConnection, sandbox_id: str, sequence: int, limit: int = 500) -> Sequence[Event]:
+    """The events of a sandbox behind `sequence`, in order."""
+    rows = await connection.execute(_AFTER, {"of": sandbox_id, "behind": sequence, "most": limit})
+    return [
+        Event(
+            id=row.id,
+            sandbox=row.sandbox,
+            organisation=row.organisation,
+            sequence=row.sequence,
+            type=EventType(row.type),
+            at=row.at,
+            actor=row.actor,
+            data=orjson.loads(row.data),
+        )
+        for row in rows
+    ]
+
+
+_ADD = sa.insert(events)
+_AFTER = (
+    sa.select(events)
+    .where(events.c.sandbox == sa.bindparam("of"), events.c.sequence > sa.bindparam("behind"))
+    .order_by(events.c.sequence)
+    .limit(sa.bindparam("most"))
+)
