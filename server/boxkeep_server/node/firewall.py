@@ -31,7 +31,10 @@ class Firewall:
         self._table = f"{_TABLES}{instance}"
         self._comment = f"boxkeep {instance}"
         self._uplink = uplink
-        self._rules = nft.host(self._table, plan, uplink, frozenset({0, *uids}), opened)
+        self._plan = plan
+        self._uids = frozenset({0, *uids})
+        self.opened = tuple(opened)
+        """Pairs of address and port that sandboxes reach on this host itself; `set` makes a change take effect."""
         # As iptables prints them.
         self._wanted = (
             f"-i {uplink} -j ACCEPT",
@@ -43,7 +46,8 @@ class Firewall:
     def set(self) -> None:
         """Set everything, in place of what is there."""
         _FORWARDS.write_text("1")
-        netns.nft(nft.replaced(self._table, self._rules))
+        rules = nft.host(self._table, self._plan, self._uplink, self._uids, self.opened)
+        netns.nft(nft.replaced(self._table, rules))
         self._as_set = self._own_rules()
         self._make_room()
 

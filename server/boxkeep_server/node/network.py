@@ -6,7 +6,7 @@ import ipaddress
 import json
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -69,11 +69,11 @@ class Network:
         self._directory = run / "net"
         self._router = self._directory / "router"
         self._internet = internet
-        self._opened = tuple(opened)
+        self._configured = tuple(sorted(set(opened)))
         self._host_link, self._router_link = f"u{instance}h", f"u{instance}r"
-        self._firewall = Firewall(instance, self.plan, self._host_link, uids, self._opened)
+        self._firewall = Firewall(instance, self.plan, self._host_link, uids, self._configured)
         self._rules = asyncio.Lock()
-        self._host_networks: frozenset[str] | None = None
+        self._host_networks: frozenset[str] = frozenset()
         self._mtu = 1500
 
     @property
@@ -93,6 +93,7 @@ class Network:
     async def setup(self) -> None:
         """Make the router and its uplink, or take over those of an earlier node process."""
         await asyncio.to_thread(self._setup)
+        self._host_networks = frozenset()  # what the router holds is not known
         await self._refresh_host()
 
     def _setup(self) -> None:
@@ -108,7 +109,7 @@ class Network:
 
     def _set_router(self) -> None:
         _set(_ROUTER_SYSCTLS)
-        netns.nft(nft.router(self.plan, self._router_link, self._opened))
+        netns.nft(nft.router(self.plan, self._router_link, self._firewall.opened))
 
     def _make_uplink(self) -> None:
         """Make the uplink, or what is missing of it."""
@@ -132,6 +133,21 @@ class Network:
     def _unlink_host(self) -> None:
         with contextlib.suppress(netns.CommandFailed):
             netns.ip(f"link del {self._host_link}")
+
+    @property
+    def attached(self) -> frozenset[str]:
+        """The host's own addresses and networks as they were seen last. Sandboxes are refused them."""
+        return self._host_networks
+
+    async def open(self, found: Iterable[tuple[str, int]]) -> bool:
+        """Open these pairs of address and port beside the configured ones, in place of others; whether that is new."""
+        opened = tuple(sorted({*self._configured, *found}))
+        if opened == self._firewall.opened:
+            return False
+        await self._router_nft(nft.opened_pairs(opened))
+        self._firewall.opened = opened
+        await asyncio.to_thread(self._firewall.set)
+        return True
 
     async def attach(self, machine: str, index: int) -> Attachment:
         """Give a machine a namespace with one link, that reaches nothing yet."""

@@ -8,6 +8,8 @@ from typing import Any, Final
 from boxkeep_server.node.addresses import Plan
 
 TABLE: Final = "boxkeep"
+OF_SANDBOXES: Final = ("places", "internet", "named", "allowed")
+"""The sets whose elements are of one sandbox each and begin with its link."""
 GUEST_PORT: Final = 7071
 DNS_PORT: Final = 53
 CONNECTIONS: Final = 4096
@@ -37,6 +39,10 @@ REFUSED: Final = (
     "240.0.0.0/4",
 )
 """Never reached but through an opened pair. The documentation ranges are not here: some sites route mirrors there."""
+
+
+METADATA: Final = ("100.100.100.200/32", "168.63.129.16/32", "169.254.0.0/16", "192.0.0.192/32")
+"""Where clouds tell a machine its identity: within `REFUSED`, and opened by nothing but the operator's own word."""
 
 
 def router(plan: Plan, uplink: str, opened: Iterable[tuple[str, int]]) -> str:
@@ -180,6 +186,7 @@ table inet {name} {{
   chain input {{
     type filter hook input priority filter; policy accept;
     iifname "{uplink}" ct state established,related accept
+    iifname "{uplink}" meta nfproto ipv4 ct state new {_MARK_SOURCE}
     {mirrors}
     iifname "{uplink}" reject
   }}
