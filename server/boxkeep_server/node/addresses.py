@@ -1,8 +1,10 @@
 """The numbers of the sandboxes' /30 networks: lent to one machine at a time, rested before they are lent again."""
 
 import ipaddress
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 REST_S: Final = 600.0
@@ -55,13 +57,20 @@ class Plan:
 
 
 class Addresses:
-    """Which numbers are free. Nothing is kept over a restart but by `claim`. `now_s` is a monotonic clock."""
+    """Which numbers are free. `now_s` is a clock that goes on through restarts of the node, as a monotonic one does.
 
-    def __init__(self, size: int, now_s: Callable[[], float], taken: Iterable[int] = ()) -> None:
+    `kept`, where it is given, is a file of this boot that remembers who rests; who is taken, the machines themselves
+    say to a new node process.
+    """
+
+    def __init__(
+        self, size: int, now_s: Callable[[], float], taken: Iterable[int] = (), kept: Path | None = None
+    ) -> None:
         self._size = size
         self._now_s = now_s
         self._taken = set(taken)
-        self._rested_at: dict[int, float] = {}
+        self._kept = kept
+        self._rested_at = _read(kept)
         self._next = 0
 
     def take(self, machine: str) -> int:
@@ -70,14 +79,19 @@ class Addresses:
         Raises:
             NoAddress: none is free.
         """
+        now_s = self._now_s()
         for step in range(self._size):
             index = (self._next + step) % self._size
-            if index not in self._taken and self._rested_at.get(index, 0.0) <= self._now_s():
+            if index not in self._taken and self._rested_at.get(index, now_s) <= now_s:
                 self._rested_at.pop(index, None)
                 self._taken.add(index)
                 self._next = (index + 1) % self._size
                 return index
         raise NoAddress(f"All {self._size} networks are in use or rest for {REST_S:.0f} s after their use")
+
+    def taken(self) -> frozenset[int]:
+        """The numbers that are lent now."""
+        return frozenset(self._taken)
 
     def claim(self, index: int) -> None:
         """Note a number that a machine of an earlier node process has."""
@@ -85,6 +99,26 @@ class Addresses:
 
     def rest(self, index: int) -> None:
         """Take a number back, to be lent again after its rest. May be repeated."""
-        if index in self._taken:
-            self._taken.discard(index)
-            self._rested_at[index] = self._now_s() + REST_S
+        if index not in self._taken:
+            return
+        now_s = self._now_s()
+        self._taken.discard(index)
+        self._rested_at = {one: until for one, until in self._rested_at.items() if until > now_s}
+        self._rested_at[index] = now_s + REST_S
+        if self._kept is not None:
+            _write(self._kept, self._rested_at)
+
+
+def _read(kept: Path | None) -> dict[int, float]:
+    """Who rests. A file that is not there or not whole tells of nobody: the rest is a second line of defence."""
+    try:
+        noted = json.loads(kept.read_text()) if kept is not None else {}
+        return {int(index): float(until) for index, until in noted.items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _write(kept: Path, rested_at: Mapping[int, float]) -> None:
+    fresh = kept.with_suffix(".new")
+    fresh.write_text(json.dumps(rested_at))
+    fresh.replace(kept)

@@ -1,69 +1,149 @@
 """The host's part of the network: its own table, and room for the uplink in rules that others have made."""
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-from boxkeep_server.node import netns, nft
+from boxkeep_server.node import foreign_chains, netns, nft
 from boxkeep_server.node.addresses import Plan
+from boxkeep_server.node.foreign_chains import Chain
+
+_log = logging.getLogger(__name__)
+
+_TABLES: Final = "boxkeep_"
+_LEGACY_TABLES: Final = Path("/proc/net/ip_tables_names")
+_FORWARDS: Final = Path("/proc/sys/net/ipv4/ip_forward")
 
 
 class Firewall:
-    """Rules for one uplink. Forwarding that iptables rules (docker's, ufw's) would drop is accepted ahead of them."""
+    """Rules for one uplink, of the network namespace that this process is in.
 
-    def __init__(self, table: str, plan: Plan, uplink: str, uids: Sequence[int]) -> None:
-        self._table = table
-        self._plan = plan
+    A packet that one base chain drops is lost whatever the others say. So the uplink's are accepted at the head of
+    each that might: docker's and ufw's by iptables, firewalld's and an administrator's own by nft.
+    """
+
+    def __init__(
+        self, instance: str, plan: Plan, uplink: str, uids: Sequence[int], opened: Sequence[tuple[str, int]] = ()
+    ) -> None:
+        self._table = f"{_TABLES}{instance}"
+        self._comment = f"boxkeep {instance}"
         self._uplink = uplink
+        self._plan = plan
         self._uids = frozenset({0, *uids})
+        self.opened = tuple(opened)
+        """Pairs of address and port that sandboxes reach on this host itself; `set` makes a change take effect."""
+        # As iptables prints them.
+        self._wanted = (
+            f"-i {uplink} -j ACCEPT",
+            f"-o {uplink} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        )
+        self._as_set = ""
+        self._told: set[Chain] = set()
 
     def set(self) -> None:
         """Set everything, in place of what is there."""
-        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-        netns.nft(nft.replaced(self._table, nft.host(self._table, self._plan, self._uplink, self._uids)))
-        self._set_forwarding()
+        _FORWARDS.write_text("1")
+        rules = nft.host(self._table, self._plan, self._uplink, self._uids, self.opened)
+        netns.nft(nft.replaced(self._table, rules))
+        self._as_set = self._own_rules()
+        self._make_room()
 
     def mend(self) -> bool:
         """Set again what is missing; whether something was."""
-        forwards = Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() == "1"
-        tables = netns.run(["nft", "list", "tables"]).splitlines()
-        if not forwards or f"table inet {self._table}" not in tables:
+        if _FORWARDS.read_text().strip() != "1" or self._own_rules() != self._as_set:
             self.set()
             return True
-        return self._set_forwarding()
+        return self._make_room()
 
     def withdraw(self) -> None:
         """Take everything away. May be repeated."""
         netns.nft(f"table inet {self._table}\ndelete table inet {self._table}\n")
-        for chain, rule in self._forwarding():
-            while _has(chain, rule):
-                netns.run(["iptables", "-w", "-D", chain, *rule])
+        for command in _iptables():
+            for rule in _listed(command):
+                if rule.startswith("-A ") and self._uplink in rule.split() and rule.endswith("-j ACCEPT"):
+                    netns.run([command, "-w", "-D", *rule.split()[1:]])
+        for one in self._foreign_chains():
+            for handle in foreign_chains.handles(_rules_of(one), self._comment):
+                netns.run(["nft", "delete", "rule", *one.words, "handle", str(handle)])
 
-    def _set_forwarding(self) -> bool:
-        missing = [(chain, rule) for chain, rule in self._forwarding() if not _has(chain, rule)]
-        for chain, rule in missing:
-            netns.run(["iptables", "-w", "-I", chain, *rule])
+    def _own_rules(self) -> str:
+        try:
+            return netns.run(["nft", "-s", "list", "table", "inet", self._table])
+        except netns.CommandFailed:
+            return ""
+
+    def _make_room(self) -> bool:
+        by_iptables = self._make_room_by_iptables()
+        return self._make_room_by_nft() or by_iptables
+
+    def _make_room_by_iptables(self) -> bool:
+        missing = [
+            (command, chain, rule)
+            for command in _iptables()
+            for rules in [_listed(command)]
+            for chain in _deciding(rules)
+            for rule in self._wanted
+            if f"-A {chain} {rule}" not in rules
+        ]
+        for command, chain, rule in missing:
+            netns.run([command, "-w", "-I", chain, *rule.split()])
         return bool(missing)
 
-    def _forwarding(self) -> list[tuple[str, list[str]]]:
-        """Chains of iptables that decide over forwarded packets here, with the rules that the uplink needs in each."""
-        if shutil.which("iptables") is None:
-            return []
-        chains = []
-        with contextlib.suppress(netns.CommandFailed):
-            rules = netns.run(["iptables", "-w", "-S"]).splitlines()
-            if "-N DOCKER-USER" in rules:
-                chains = ["DOCKER-USER"]
-            elif "-P FORWARD DROP" in rules or any(rule.startswith("-A FORWARD ") for rule in rules):
-                chains = ["FORWARD"]
-        back = ["-o", self._uplink, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT"]
-        return [(chain, rule) for chain in chains for rule in (["-i", self._uplink, "-j", "ACCEPT"], back)]
+    def _make_room_by_nft(self) -> bool:
+        changed = False
+        for chain in self._foreign_chains():
+            held = _rules_of(chain)
+            if foreign_chains.stops(chain, held) and not foreign_chains.handles(held, self._comment):
+                changed = self._insert(chain) or changed
+        return changed
+
+    def _insert(self, chain: Chain) -> bool:
+        head = f"insert rule {' '.join(chain.words)}"
+        accept = f'accept comment "{self._comment}"'
+        try:
+            netns.nft(
+                f'{head} iifname "{self._uplink}" {accept}\n'
+                f'{head} oifname "{self._uplink}" ct state established,related {accept}\n'
+            )
+        except netns.CommandFailed as error:
+            if chain not in self._told:
+                self._told.add(chain)
+                _log.warning("%s takes no rules, sandboxes may lack egress: %s", " ".join(chain.words), error)
+            return False
+        return True
+
+    def _foreign_chains(self) -> list[Chain]:
+        listed = netns.run(["nft", "-j", "list", "chains"])
+        return foreign_chains.forwarding(listed, _TABLES, shutil.which("iptables") is not None)
 
 
-def _has(chain: str, rule: list[str]) -> bool:
+def _rules_of(chain: Chain) -> list[dict[str, object]]:
+    return foreign_chains.rules(netns.run(["nft", "-j", "list", "chain", *chain.words]))
+
+
+def _iptables() -> list[str]:
+    """The commands whose rules are in force. The older kind is asked only where it has rules: asking loads it."""
+    found = ["iptables"] if shutil.which("iptables") else []
+    with contextlib.suppress(OSError):
+        if "filter" in _LEGACY_TABLES.read_text().split() and shutil.which("iptables-legacy"):
+            found.append("iptables-legacy")
+    return found
+
+
+def _deciding(rules: Sequence[str]) -> list[str]:
+    """The chain of iptables in which it is decided over forwarded packets, if there is any."""
+    if "-N DOCKER-USER" in rules:
+        return ["DOCKER-USER"]
+    if "-P FORWARD DROP" in rules or any(rule.startswith("-A FORWARD ") for rule in rules):
+        return ["FORWARD"]
+    return []
+
+
+def _listed(command: str) -> list[str]:
     try:
-        netns.run(["iptables", "-w", "-C", chain, *rule])
+        return netns.run([command, "-w", "-S"]).splitlines()
     except netns.CommandFailed:
-        return False
-    return True
+        return []

@@ -5,10 +5,12 @@ import contextlib
 import importlib.util
 import ipaddress
 import logging
+import os
 import pwd
 import subprocess
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -20,6 +22,8 @@ from boxkeep_server.node.daemon import Ground
 from boxkeep_server.node.disks import Disks
 from boxkeep_server.node.images import Images
 from boxkeep_server.node.leaks import Observer
+from boxkeep_server.node.mirrors import configured, resolve, to_open
+from boxkeep_server.node.netns import CommandFailed
 from boxkeep_server.node.network import Network
 from boxkeep_server.node.oci import GUEST as MOUNTED_GUEST
 from boxkeep_server.node.parts import Guest
@@ -30,6 +34,7 @@ from boxkeep_server.settings import Settings
 _log = logging.getLogger(__name__)
 
 _IMAGES_EVERY_S: Final = 5.0
+_MIRRORS_EVERY_S: Final = 60.0
 
 
 async def lay(settings: Settings, disks: Disks) -> Ground:
@@ -42,22 +47,49 @@ async def lay(settings: Settings, disks: Disks) -> Ground:
         internet=settings.node.internet,
         opened=[_pair(text) for text in settings.node.opened],
     )
+    mirrors = partial(_open_mirrors, network)
     records = Records(settings.lib / "machines")
     images = Images(disks.images, settings.images)
     _, guest, _ = await asyncio.gather(
         network.setup(), asyncio.to_thread(_guest, settings.lib / "bundles"), asyncio.to_thread(images.refresh)
     )
+    await mirrors()
     taken = (one.index for machine in records.machines() if (one := records.read(machine)) is not None)
+    addresses = Addresses(network.plan.size, time.monotonic, taken, settings.run / "resting.json")
     return Ground(
         links=network,
-        addresses=Addresses(network.plan.size, time.monotonic, taken),
+        addresses=addresses,
         images=images.all,
         guest=guest,
         guest_digest=guest.tree.name,
-        leaks=_observer(settings, disks, network, records).leaks,
+        leaks=_observer(settings, disks, network, records, addresses).leaks,
         close=network.teardown,
-        tasks=(network.monitor, Resolver(network.router).run, partial(_keep_images, images)),
+        tasks=(
+            network.monitor,
+            Resolver(network.router).run,
+            partial(_keep_images, images),
+            partial(_keep_mirrors, mirrors),
+        ),
     )
+
+
+async def _open_mirrors(network: Network) -> None:
+    """Let sandboxes reach the mirrors that this host is configured with, were they at addresses that are refused."""
+    found = await asyncio.to_thread(
+        lambda: to_open(configured(Path("/etc"), Path.home(), os.environ), network.attached, resolve)
+    )
+    if await network.open(found):
+        _log.info("opened for the host's mirrors and proxies: %s", ", ".join(f"{a}:{p}" for a, p in found) or "nothing")
+
+
+async def _keep_mirrors(opened: Callable[[], Awaitable[None]]) -> None:
+    """Follow the mirrors when their names or the host's configuration change."""
+    while True:
+        await asyncio.sleep(_MIRRORS_EVERY_S)
+        try:
+            await opened()
+        except (OSError, CommandFailed) as error:
+            _log.warning("the host's mirrors could not be opened: %s", error)
 
 
 def _guest(bundles: Path) -> Guest:
@@ -75,9 +107,9 @@ def _guest(bundles: Path) -> Guest:
     return Guest(bundle.path, tuple(bundle.command(MOUNTED_GUEST)))
 
 
-def _observer(settings: Settings, disks: Disks, network: Network, records: Records) -> Observer:
+def _observer(settings: Settings, disks: Disks, network: Network, records: Records, addresses: Addresses) -> Observer:
     cgroups = Cgroups(layout(Path("/proc/mounts").read_text()), f"boxkeep-{settings.instance}")
-    return Observer(settings.run, settings.lib / "pool.img", disks, cgroups, network, records)
+    return Observer(settings.run, settings.lib / "pool.img", disks, cgroups, network, records, addresses.taken)
 
 
 async def _keep_images(images: Images) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +44,7 @@ class Observer:
     cgroups: Cgroups
     network: Network
     records: Records
+    taken: Callable[[], Iterable[int]]
 
     async def leaks(self, owned: set[str]) -> Leaks:
         """What belongs to nobody. What was made or taken away between two looks is not counted."""
@@ -56,16 +58,18 @@ class Observer:
         return unowned(await asyncio.to_thread(self._seen), owned)
 
     def _seen(self) -> Seen:
-        indices = {self.network.link(one.index): one.id for one in self._recorded()}
-        addresses = {self.network.plan.place(one.index).address: one.id for one in self._recorded()}
+        recorded = self._recorded()
+        links = {self.network.link(one.index): one.id for one in recorded}
+        places = {one.index: one.id for one in recorded}
         looks: dict[str, Callable[[], Mapping[str, str | None]]] = {
             "processes": self._processes,
             "mounts": lambda: _by_id(one.target for one in mounts() if "/machines/" in one.target),
             "netns": lambda: _by_id(path.name for path in (self.run / "net").iterdir() if path.suffix == ""),
-            "veths": lambda: _of(_links(self.network), indices),
+            "veths": lambda: _of(_links(self.network), links),
             "cgroups": lambda: {one: one for one in self.cgroups.machines()},
-            "nftElements": lambda: _of(_elements(self.network), addresses),
+            "nftElements": lambda: _of(_elements(self.network), links),
             "subvolumes": lambda: {one: one for one in self.disks.machines()},
+            "addresses": lambda: {self._address(index): places.get(index) for index in self.taken()},
             "loopDevices": lambda: dict.fromkeys(_extra_loops(self.pool_file)),
         }
         seen = {kind: look() for kind, look in looks.items()}
@@ -76,8 +80,13 @@ class Observer:
         found = (self.records.read(machine) for machine in self.records.machines())
         return [Recorded(one.id, one.index) for one in found if one is not None]
 
+    def _address(self, index: int) -> str:
+        return self.network.plan.place(index).address
+
     def _processes(self) -> dict[str, str | None]:
-        return {str(pid): machine for machine in self.cgroups.machines() for pid in self.cgroups.processes(machine)}
+        """Those in machines' cgroups, and those of runtimes: their words name a file of this instance and a machine."""
+        inside = {str(pid): machine for machine in self.cgroups.machines() for pid in self.cgroups.processes(machine)}
+        return {**_working(f"{self.run}/"), **inside}
 
 
 @dataclass(frozen=True)
@@ -114,14 +123,23 @@ def _links(network: Network) -> dict[str, str]:
 
 
 def _elements(network: Network) -> dict[str, str]:
-    """The places in the router's table, by address."""
-    argv = ["nft", "-j", "list", "set", "inet", nft.TABLE, "places"]
-    listed = json.loads(netns.within(network.router, lambda: netns.run(argv)))
-    elements: list[dict[str, list[str]]] = next(
-        (part["set"].get("elem", []) for part in listed["nftables"] if "set" in part), []
-    )
-    pairs = [element["concat"] for element in elements]
-    return {f"{link} . {address}": address for link, address in pairs}
+    """What the router's table holds of sandboxes, each element with its link."""
+    found: dict[str, str] = {}
+    for name in nft.OF_SANDBOXES:
+        argv = ["nft", "-j", "list", "set", "inet", nft.TABLE, name]
+        listed = netns.within(network.router, partial(netns.run, argv))
+        found.update({f"{name} {' . '.join(element)}": element[0] for element in nft.elements(listed)})
+    return found
+
+
+def _working(directory: str, proc: Path = Path("/proc")) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for entry in proc.iterdir():
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().decode(errors="replace") if entry.name.isdigit() else ""
+            if directory in words and (machines := _ID.findall(words)):
+                found[entry.name] = machines[-1]
+    return found
 
 
 def _extra_loops(pool_file: Path) -> list[str]:

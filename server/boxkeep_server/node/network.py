@@ -6,14 +6,14 @@ import ipaddress
 import json
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from boxkeep_server.model.ids import is_id
 from boxkeep_server.model.node_api import NetworkWish
-from boxkeep_server.node import netns, nft
+from boxkeep_server.node import attached, conntrack, netns, nft
 from boxkeep_server.node.addresses import Plan
 from boxkeep_server.node.firewall import Firewall
 
@@ -31,6 +31,8 @@ _ROUTER_SYSCTLS: Final = {
     "net/ipv4/conf/all/accept_redirects": "0",
     "net/ipv4/conf/all/send_redirects": "0",
     "net/ipv4/conf/default/send_redirects": "0",
+    # Refusals are ICMP: with the kernel's limit all but a few a second would hang instead, and use up the host's.
+    "net/ipv4/icmp_ratemask": "0",
 }
 # Inside everyone is root of nothing but the sandbox: low ports and ping need no right there.
 _MACHINE_SYSCTLS: Final = {
@@ -67,11 +69,11 @@ class Network:
         self._directory = run / "net"
         self._router = self._directory / "router"
         self._internet = internet
-        self._opened = tuple(opened)
+        self._configured = tuple(sorted(set(opened)))
         self._host_link, self._router_link = f"u{instance}h", f"u{instance}r"
-        self._firewall = Firewall(f"boxkeep_{instance}", self.plan, self._host_link, uids)
+        self._firewall = Firewall(instance, self.plan, self._host_link, uids, self._configured)
         self._rules = asyncio.Lock()
-        self._host_networks: frozenset[str] | None = None
+        self._host_networks: frozenset[str] = frozenset()
         self._mtu = 1500
 
     @property
@@ -91,6 +93,7 @@ class Network:
     async def setup(self) -> None:
         """Make the router and its uplink, or take over those of an earlier node process."""
         await asyncio.to_thread(self._setup)
+        self._host_networks = frozenset()  # what the router holds is not known
         await self._refresh_host()
 
     def _setup(self) -> None:
@@ -98,39 +101,53 @@ class Network:
         self._mtu = _uplink_mtu()
         if not netns.exists(self._router):
             netns.remove(self._router)
+            self._unlink_host()  # its other end is in a router that nobody can enter any more
             netns.make(self._router, lambda: _set(_ROUTER_SYSCTLS))
-        if not _is_link(self._host_link):
-            self._make_uplink()
-        self._load_rules()
+        self._make_uplink()
+        netns.within(self._router, self._set_router)
         self._firewall.set()
 
+    def _set_router(self) -> None:
+        _set(_ROUTER_SYSCTLS)
+        netns.nft(nft.router(self.plan, self._router_link, self._firewall.opened))
+
     def _make_uplink(self) -> None:
+        """Make the uplink, or what is missing of it."""
         here = self.plan.uplink
-        netns.ip(
-            f"link add {self._host_link} mtu {self._mtu} type veth peer name {self._router_link} mtu {self._mtu} "
-            f"netns {self._router}",
-            f"addr add {here.gateway}/30 dev {self._host_link}",
-            f"link set {self._host_link} up",
-        )
+        if not _is_link(self._host_link):
+            ends = f"{self._host_link} mtu {self._mtu} type veth peer name {self._router_link} mtu {self._mtu}"
+            netns.ip(f"link add {ends} netns {self._router}")
+        _set({f"net/ipv6/conf/{self._host_link}/disable_ipv6": "1"})
+        netns.ip(f"addr replace {here.gateway}/30 dev {self._host_link}", f"link set {self._host_link} up")
         netns.within(
             self._router,
             lambda: netns.ip(
                 "link set lo up",
-                f"addr add {here.address}/30 dev {self._router_link}",
+                f"addr replace {here.address}/30 dev {self._router_link}",
                 f"link set {self._router_link} up",
                 f"route replace default via {here.gateway}",
             ),
         )
         netns.ip(f"route replace {self.plan.subnet} via {here.address} dev {self._host_link}")
 
-    def _load_rules(self) -> None:
-        """Load the router's table where there is none: one that is there holds the machines of before."""
+    def _unlink_host(self) -> None:
+        with contextlib.suppress(netns.CommandFailed):
+            netns.ip(f"link del {self._host_link}")
 
-        def load() -> None:
-            if f"table inet {nft.TABLE}" not in netns.run(["nft", "list", "tables"]):
-                netns.nft(nft.router(self.plan, self._router_link, self._opened))
+    @property
+    def attached(self) -> frozenset[str]:
+        """The host's own addresses and networks as they were seen last. Sandboxes are refused them."""
+        return self._host_networks
 
-        netns.within(self._router, load)
+    async def open(self, found: Iterable[tuple[str, int]]) -> bool:
+        """Open these pairs of address and port beside the configured ones, in place of others; whether that is new."""
+        opened = tuple(sorted({*self._configured, *found}))
+        if opened == self._firewall.opened:
+            return False
+        await self._router_nft(nft.opened_pairs(opened))
+        self._firewall.opened = opened
+        await asyncio.to_thread(self._firewall.set)
+        return True
 
     async def attach(self, machine: str, index: int) -> Attachment:
         """Give a machine a namespace with one link, that reaches nothing yet."""
@@ -158,10 +175,15 @@ class Network:
 
     async def detach(self, machine: str, index: int) -> None:
         """Take a machine's place away. May be repeated, and begun from any half of an attachment."""
-        link, place = self.link(index), self.plan.place(index)
-        gone = nft.egress(link, internet=False, allow=None, before=self._allowed(machine))
-        await self._router_nft(gone + nft.unplaced(link, place.address))
+        link, address = self.link(index), self.plan.place(index).address
+
+        def change() -> None:
+            before = self._allowed(machine, link)
+            netns.nft(nft.egress(link, internet=False, allow=None, before=before) + nft.unplaced(link, address))
+
+        await self._in_router(change)
         await asyncio.to_thread(self._remove_machine, machine, link)
+        await asyncio.to_thread(self._forget, ipaddress.IPv4Network(address))
 
     def _remove_machine(self, machine: str, link: str) -> None:
         def unlink() -> None:
@@ -170,7 +192,15 @@ class Network:
 
         netns.within(self._router, unlink)
         netns.remove(self._path(machine))
-        self._egress_file(machine).unlink(missing_ok=True)
+        self._egress_mark(machine).unlink(missing_ok=True)
+
+    def _forget(self, network: ipaddress.IPv4Network) -> None:
+        """Forget connections, in the router and on the host."""
+        try:
+            netns.within(self._router, lambda: conntrack.forget(network))
+            conntrack.forget(network)
+        except OSError as error:
+            _log.warning("%s; the kernel will, in five days", error)
 
     async def set_egress(self, machine: str, index: int, wish: NetworkWish) -> None:
         """Set what a machine may reach, in place of what it could. The operator's no outweighs the wish."""
@@ -178,17 +208,22 @@ class Network:
         allow = wish.allow if self._internet else None
         if allow is not None:
             allow = tuple(sorted(str(net) for net in ipaddress.collapse_addresses(map(ipaddress.IPv4Network, allow))))
-        before = self._allowed(machine)
-        # Written first, with what may still be there: a crash in between leaves nothing that is not noted.
-        self._egress_file(machine).write_text(json.dumps(sorted({*before, *(allow or ())})))
-        await self._router_nft(nft.egress(self.link(index), internet, allow, before))
+        link = self.link(index)
 
-    def _allowed(self, machine: str) -> list[str]:
-        try:
-            noted = json.loads(self._egress_file(machine).read_text())
-        except (FileNotFoundError, ValueError):
+        def change() -> None:
+            before = self._allowed(machine, link)
+            if allow:
+                self._egress_mark(machine).touch()
+            netns.nft(nft.egress(link, internet, allow, before))
+
+        await self._in_router(change)
+
+    def _allowed(self, machine: str, link: str) -> list[str]:
+        """What is allowed to a link, asked of the kernel; only a machine that ever had an allow list costs that."""
+        if not self._egress_mark(machine).exists():
             return []
-        return [str(network) for network in noted]
+        listed = netns.run(["nft", "-j", "list", "set", "inet", nft.TABLE, "allowed"])
+        return [element[1] for element in nft.elements(listed) if element[0] == link]
 
     async def found(self) -> list[str]:
         """The machines that have a namespace here."""
@@ -205,19 +240,30 @@ class Network:
 
     async def check(self) -> None:
         """Note the host's addresses as they are now, and mend what was taken away on the host."""
-        await self._refresh_host()
+        routes = await self._refresh_host()
+        if not attached.leads(routes, self.plan.subnet, self._host_link):
+            await asyncio.to_thread(self._make_uplink)
+            _log.warning("the host had lost its route to the sandboxes; it is set again")
         if await asyncio.to_thread(self._firewall.mend):
             _log.warning("the host's firewall had lost the rules of the uplink; they are set again")
 
-    async def _refresh_host(self) -> None:
-        networks = await asyncio.to_thread(_host_networks, self._host_link)
+    async def _refresh_host(self) -> str:
+        """Note the host's addresses and networks; its routes."""
+        addresses = await asyncio.to_thread(netns.run, ["ip", "-j", "-4", "addr"])
+        routes = await asyncio.to_thread(netns.run, ["ip", "-j", "-4", "route", "show", "table", "all"])
+        networks = attached.networks(addresses, routes, self._host_link)
         if networks != self._host_networks:
             await self._router_nft(nft.host_networks(networks))
             self._host_networks = networks
+        return routes
 
     async def _router_nft(self, text: str) -> None:
+        await self._in_router(lambda: netns.nft(text))
+
+    async def _in_router(self, change: Callable[[], None]) -> None:
+        """Change the router's rules, one change at a time."""
         async with self._rules:
-            await asyncio.to_thread(netns.within, self._router, lambda: netns.nft(text))
+            await asyncio.to_thread(netns.within, self._router, change)
 
     async def teardown(self) -> None:
         """Remove everything. May be repeated."""
@@ -225,8 +271,9 @@ class Network:
 
     def _teardown(self) -> None:
         self._firewall.withdraw()
-        with contextlib.suppress(netns.CommandFailed):
-            netns.ip(f"link del {self._host_link}")
+        self._unlink_host()
+        with contextlib.suppress(OSError):  # the router's own go with it
+            conntrack.forget(self.plan.subnet)
         if self._directory.exists():
             for entry in list(self._directory.iterdir()):
                 netns.remove(entry)
@@ -237,7 +284,7 @@ class Network:
             raise ValueError(f"not a machine id: {machine!r}")
         return self._directory / machine
 
-    def _egress_file(self, machine: str) -> Path:
+    def _egress_mark(self, machine: str) -> Path:
         return self._path(machine).with_suffix(".egress")
 
 
@@ -263,14 +310,3 @@ def _is_link(name: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _host_networks(uplink: str) -> frozenset[str]:
-    """The host's own IPv4 addresses and the networks directly attached to it, but for the instance's uplink."""
-    found = set()
-    for link in json.loads(netns.run(["ip", "-j", "-4", "addr"])):
-        if link.get("ifname") != uplink:
-            for address in link.get("addr_info", ()):
-                interface = ipaddress.IPv4Interface(f"{address['local']}/{address['prefixlen']}")
-                found.add(str(interface.network))
-    return frozenset(str(net) for net in ipaddress.collapse_addresses(map(ipaddress.IPv4Network, found)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from boxkeep_server.node import netns
+from boxkeep_server.node.crew import Crew
 from boxkeep_server.node.nft import DNS_PORT
 
 _log = logging.getLogger(__name__)
@@ -26,8 +27,9 @@ _Peer = tuple[str, int]
 class Resolver:
     """Passes queries and answers on as bytes; of a message only its id is looked at.
 
-    At most 1,024 queries are under way, 64 for each sandbox; what is over is dropped, as DNS clients expect. Resolvers
-    are read from `configuration` (resolv.conf) at each query, so that they may listen on loopback and may change.
+    At most 1,024 queries are under way, 64 for each sandbox; what is over is dropped, as DNS clients expect. A query
+    that no resolver answers in time is answered as failed, so that nobody waits for nothing. Resolvers are read from
+    `configuration` (resolv.conf) at each query, so that they may listen on loopback and may change.
     """
 
     def __init__(self, router: Path, configuration: Path = Path("/etc/resolv.conf"), port: int = DNS_PORT) -> None:
@@ -35,21 +37,20 @@ class Resolver:
         self._configuration = configuration
         self._port = port
         self._busy: Counter[str] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._crew = Crew()
 
     async def run(self) -> None:
         """Forward for ever."""
         loop = asyncio.get_running_loop()
         heard, listening = await asyncio.to_thread(netns.within, self._router, self._sockets)
         transport, _ = await loop.create_datagram_endpoint(lambda: _Queries(self._take), sock=heard)
-        server = await asyncio.start_server(self._serve, sock=listening, limit=1 << 16)
+        server = await asyncio.start_server(self._accept, sock=listening, limit=1 << 16)
         try:
             async with server:
                 await server.serve_forever()
         finally:
             transport.close()
-            for task in list(self._tasks):
-                task.cancel()
+            await self._crew.dismiss()
 
     def _sockets(self) -> tuple[socket.socket, socket.socket]:
         sockets = []
@@ -81,20 +82,23 @@ class Resolver:
     def _take(self, transport: asyncio.DatagramTransport, query: bytes, client: _Peer) -> None:
         if len(query) < _HEADER or not self._admit(client[0]):
             return
-        task = asyncio.create_task(self._answer(transport, query, client))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._crew.start(self._answer(transport, query, client))
 
     async def _answer(self, transport: asyncio.DatagramTransport, query: bytes, client: _Peer) -> None:
         try:
-            for resolver in self._resolvers():
-                with contextlib.suppress(OSError, TimeoutError):
-                    async with asyncio.timeout(_TRY_S):
-                        answer = await _ask(resolver, query)
-                    transport.sendto(answer, client)
-                    return
+            transport.sendto(await self._first_answer(query), client)
         finally:
             self._leave(client[0])
+
+    async def _first_answer(self, query: bytes) -> bytes:
+        for resolver in self._resolvers():
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_TRY_S):
+                    return await _ask(resolver, self._port, query)
+        return failed(query)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._crew.start(self._serve(reader, writer))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         client = writer.get_extra_info("peername")[0]
@@ -112,16 +116,22 @@ class Resolver:
     async def _splice(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for resolver in self._resolvers():
             try:
-                theirs, ours = await asyncio.open_connection(resolver, DNS_PORT)
-            except OSError:
+                async with asyncio.timeout(_TRY_S):
+                    theirs, ours = await asyncio.open_connection(resolver, self._port)
+            except (OSError, TimeoutError):
                 continue
+            forth = self._crew.start(_forth(reader, ours))
             try:
-                forth = asyncio.create_task(_copy(reader, ours))
                 await _copy(theirs, writer)
-                forth.cancel()
             finally:
+                forth.cancel()
                 ours.close()
             return
+
+
+def failed(query: bytes) -> bytes:
+    """The answer to a query that says that it could not be resolved: the query with the two bits of a failed answer."""
+    return query[:2] + bytes((query[2] | 0x80, 0x82)) + query[4:]
 
 
 class _Queries(asyncio.DatagramProtocol):
@@ -137,18 +147,27 @@ class _Queries(asyncio.DatagramProtocol):
             self._take(self._transport, data, addr)
 
 
-async def _ask(resolver: str, query: bytes) -> bytes:
+async def _ask(resolver: str, port: int, query: bytes) -> bytes:
     """One query to one resolver, from a socket of its own; the first answer with its id."""
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in resolver else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as upstream:
         upstream.setblocking(False)
-        await loop.sock_connect(upstream, (resolver, DNS_PORT))
+        await loop.sock_connect(upstream, (resolver, port))
         await loop.sock_sendall(upstream, query)
         while True:
             answer = await loop.sock_recv(upstream, 1 << 16)
             if answer[:2] == query[:2]:
                 return answer
+
+
+async def _forth(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    """Pass on what the client says. When it has said all, or is gone, the resolver learns it, and its answer ends."""
+    try:
+        await _copy(source, sink)
+        sink.write_eof()
+    except OSError:
+        sink.close()
 
 
 async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
