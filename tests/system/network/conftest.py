@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+
 from boxkeep_server.node import netns
 from boxkeep_server.node.network import Network
-
 from tests.system.network.world import HOST, INSIDE, OPENED, OTHER_PUBLIC, PUBLIC, SUBNET, Listeners
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import NetworkWish
 from boxkeep_server.node import netns
 from boxkeep_server.node.network import Network
-
 from tests.system.network.world import (
     OPENED,
     PUBLIC,

@@ -7,7 +7,6 @@ from pathlib import Path
 from boxkeep_server.model.node_api import NetworkWish
 from boxkeep_server.node import netns
 from boxkeep_server.node.network import Network
-
 from tests.system.network.world import HOST, PUBLIC, boxed, dial, errno_of, heard, inside, until
 
 

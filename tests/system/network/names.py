@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+
 from boxkeep_server.model.node_api import NetworkWish
 from boxkeep_server.node import netns
 from boxkeep_server.node.network import Network
 from boxkeep_server.node.resolver import AT_ONCE_EACH, Resolver
-
 from tests.system.network.world import Box, boxed, inside, until
 
 

@@ -4,10 +4,10 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from boxkeep_server.model.node_api import NetworkWish
 from boxkeep_server.node import netns
 from boxkeep_server.node.network import Network
-
 from tests.system.network.world import (
     HOST,
     INSIDE,
