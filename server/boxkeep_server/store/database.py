@@ -1,5 +1,6 @@
 """Opens the database: one writer at a time on SQLite, a pool on PostgreSQL, migrations before anything else."""
 
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -17,6 +18,8 @@ from boxkeep_server.model.errors import Unavailable
 from boxkeep_server.store.organisations import seed_plans
 from boxkeep_server.store.shared import GroupLost, SharedCommits
 from boxkeep_server.store.sqlite import BUSY_S, PRAGMAS, connector
+
+_log = logging.getLogger(__name__)
 
 _BUGS: Final = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
 """Faults of ours, which say nothing about the database: to be seen, and not to be taken for its absence."""
@@ -135,6 +138,7 @@ def _translated() -> Iterator[None]:
     except _BUGS:
         raise
     except (DBAPIError, GroupLost, sa.exc.TimeoutError, OSError) as fault:
+        _log.warning("the store did not answer: %s", str(fault).partition("\n")[0])
         raise Unavailable("The store is away") from fault
 
 
