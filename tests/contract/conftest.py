@@ -1,32 +1,43 @@
 """Fixtures of the contract suites: stores on both databases."""
 
+import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from boxkeep_server.store.database import Database
 from tests.postgres import NAMES, Server, running_server
+
+TEMPLATE = "migrated"
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Server]:
     """One server for the whole run."""
-    with running_server() as server:
+    with running_server() as server, ThreadPoolExecutor(1) as thread:
+        server.run(f"CREATE DATABASE {TEMPLATE}")
+        thread.submit(asyncio.run, _migrate(server.url(TEMPLATE))).result()
         yield server
+
+
+async def _migrate(url: str) -> None:
+    await (await Database.open(url)).close()
 
 
 @pytest.fixture
 def postgresql_url(postgresql: Server) -> Iterator[str]:
-    """An empty database on it."""
+    """A database on it, with tables and nothing in them."""
     name = next(NAMES)
-    postgresql.run(f"CREATE DATABASE {name}")
+    postgresql.run(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     yield postgresql.url(name)
     postgresql.run(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty store, on each database in turn."""
+    """The address of a store with nothing in it, on each database in turn."""
     if request.param == "sqlite":
         return f"sqlite+aiosqlite:///{tmp_path / 'store.sqlite3'}"
     url: str = request.getfixturevalue("postgresql_url")

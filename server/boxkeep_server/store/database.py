@@ -1,6 +1,7 @@
 """Opens the database: one writer at a time on SQLite, a pool on PostgreSQL, migrations before anything else."""
 
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -20,9 +21,6 @@ from boxkeep_server.store.shared import GroupLost, SharedCommits
 from boxkeep_server.store.sqlite import BUSY_S, PRAGMAS, connector
 
 _log = logging.getLogger(__name__)
-
-_BUGS: Final = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
-"""Faults of ours, which say nothing about the database: to be seen, and not to be taken for its absence."""
 
 _MIGRATING: Final = 0x626F786B65657001
 """The advisory lock under which PostgreSQL's tables are brought to this version."""
@@ -135,11 +133,18 @@ class Database:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except _BUGS:
-        raise
     except (DBAPIError, GroupLost, sa.exc.TimeoutError, OSError) as fault:
+        if _is_bug(fault):
+            raise
         _log.warning("the store did not answer: %s", str(fault).partition("\n")[0])
         raise Unavailable("The store is away") from fault
+
+
+def _is_bug(fault: Exception) -> bool:
+    """Whether a fault is ours, and says nothing about the database: to be seen, and not to be taken for its absence."""
+    if isinstance(fault, (IntegrityError, ProgrammingError, DataError, NotSupportedError)):
+        return True
+    return isinstance(fault, DBAPIError) and getattr(fault.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
 
 
 def _make_private(file: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -86,9 +87,12 @@ class SharedCommits:
         try:
             yield
         except BaseException as fault:
-            if group.connection.invalidated:
-                await self._end(group, fault)
-            raise
+            if await _in_transaction(group.connection):
+                raise
+            await self._end(group, fault)
+            if not isinstance(fault, SQLAlchemyError):
+                raise
+            raise GroupLost(str(fault)) from fault
 
     async def _commit_or_share(self, group: _Group) -> None:
         if self._waiting:
@@ -122,3 +126,12 @@ class SharedCommits:
             group.ended.set_exception(GroupLost(str(fault)))
             group.ended.exception()  # members are told where they wait; there may be none left
         await group.connection.close()
+
+
+async def _in_transaction(connection: AsyncConnection) -> bool:
+    """Whether a fault has left the transaction to its other members: SQLite gives up the whole of it when the disk is
+    full, and what came then would be written at once, each statement for itself."""
+    if connection.invalidated:
+        return False
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    return bool(driver.in_transaction)

@@ -30,6 +30,11 @@ class InlineConnection:
         self._thread = thread
         self._writes = writes
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        return self._conn.in_transaction
+
     def cursor(self) -> "InlineCursor":
         """A cursor."""
         return InlineCursor(self._conn.cursor())
