@@ -8,17 +8,23 @@ import re
 import resource
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from boxkeep_server.node.cgroups import layout
+from boxkeep_server.node.mirrors import Mirror, configured
+from boxkeep_server.node.nft import CONNECTIONS
 from boxkeep_server.settings import Settings
 
 GIB: Final = 1 << 30
 LEAST_KERNEL: Final = (5, 19)
 LEAST_DISK_GIB: Final = 15
+LONGEST_SUBNET: Final = 28
+_EARLIEST_S: Final = 1_767_225_600
+"""The beginning of 2026: this program is younger."""
 LEAST_RUNC: Final = (1, 1)
 PROGRAMS: Final = {"ip": "iproute2", "nft": "nftables", "mkfs.btrfs": "btrfs-progs", "mmdebstrap": "mmdebstrap"}
 
@@ -52,14 +58,18 @@ def examine(settings: Settings) -> list[Finding]:
         *(judge_program(name, package, shutil.which(name)) for name, package in PROGRAMS.items()),
         *(judge_file_system(name, Path("/proc/filesystems").read_text()) for name in ("overlay", "btrfs")),
         judge_loop(Path("/dev/loop-control").exists()),
+        judge_namespaces(*_namespaces()),
         judge_cgroups(),
         *judge_runtimes(settings),
         judge_disk(_free_gib(settings.lib_root), (settings.lib / "pool.img").exists()),
         judge_memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         judge_pids(int(Path("/proc/sys/kernel/pid_max").read_text())),
         judge_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
+        judge_connections(_number(Path("/proc/sys/net/netfilter/nf_conntrack_max"))),
         judge_subnet(settings.node.subnet, f"u{settings.instance}h", _routes()),
         judge_resolver(Path("/etc/resolv.conf")),
+        judge_clock(time.time()),
+        judge_sources(configured(Path("/etc"), Path("/nonexistent"), {})),
     ]
 
 
@@ -163,9 +173,51 @@ def judge_files(hard: int) -> Finding:
     return Finding("open files", "lost", str(hard), "Raise the hard limit of open files to 65536 or more.")
 
 
+def judge_namespaces(network: bool, users: int | None) -> Finding:
+    """Every sandbox has a network namespace, under runc one of users too: of `users` at most, None when unknown."""
+    if not network:
+        return Finding("namespaces", "fatal", "no network namespaces", "Use a kernel with CONFIG_NET_NS.")
+    if users == 0:
+        mend = "sysctl user.max_user_namespaces=65536; without user namespaces there is no runc."
+        return Finding("namespaces", "lost", "no user namespaces", mend)
+    return Finding("namespaces", "ok", "network, user" if users else "network")
+
+
+def judge_connections(most: int | None) -> Finding:
+    """Connections of all sandboxes are remembered in the host's table too; each may have 4,096 at once."""
+    if most is None:
+        return Finding("connections", "ok", "not tracked yet")
+    if most >= 32 * CONNECTIONS:
+        return Finding("connections", "ok", f"{most} tracked at most")
+    mend = f"sysctl net.netfilter.nf_conntrack_max=262144; {most // CONNECTIONS} greedy sandboxes fill the table now."
+    return Finding("connections", "lost", f"{most} tracked at most", mend)
+
+
+def judge_clock(now_s: float) -> Finding:
+    """Expiry, signatures and certificates need the time."""
+    seen = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now_s))
+    if now_s >= _EARLIEST_S:
+        return Finding("clock", "ok", seen)
+    return Finding("clock", "fatal", seen, "Set the clock: certificates are not valid yet at this time.")
+
+
+def judge_sources(mirrors: Sequence[Mirror]) -> Finding:
+    """Images are made of packages from where this machine has its own."""
+    hosts = sorted({mirror.host for mirror in mirrors})
+    if hosts:
+        return Finding("apt sources", "ok", ", ".join(hosts[:4]))
+    return Finding("apt sources", "fatal", "none", "Name a Debian mirror in /etc/apt/sources.list; images need it.")
+
+
 def judge_subnet(subnet: str, own: str, routes: Sequence[tuple[str, str]]) -> Finding:
     """The sandboxes' network must be nobody else's."""
-    ours = ipaddress.IPv4Network(subnet)
+    try:
+        ours = ipaddress.IPv4Network(subnet)
+    except ValueError as error:
+        return Finding("subnet", "fatal", subnet, f"Set node.subnet to an IPv4 network: {error}.")
+    if ours.prefixlen > LONGEST_SUBNET:
+        mend = f"Set node.subnet to a /{LONGEST_SUBNET} or a larger one; each sandbox takes a /30."
+        return Finding("subnet", "fatal", subnet, mend)
     taken = [f"{to} on {device}" for to, device in routes if device != own and ours.overlaps(ipaddress.IPv4Network(to))]
     if not taken:
         return Finding("subnet", "ok", subnet)
@@ -174,8 +226,8 @@ def judge_subnet(subnet: str, own: str, routes: Sequence[tuple[str, str]]) -> Fi
 
 def judge_resolver(file: Path) -> Finding:
     """Sandboxes' names are asked of the host's resolvers."""
-    lines = file.read_text().splitlines() if file.exists() else []
-    found = [line.split()[1] for line in lines if line.startswith("nameserver ")]
+    lines = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+    found = [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
     if found:
         return Finding("resolver", "ok", ", ".join(found))
     return Finding(
@@ -199,6 +251,14 @@ def _version(runtime: str) -> str | None:
         return None
     said = subprocess.run([runtime, "--version"], capture_output=True, text=True, check=False).stdout
     return said.splitlines()[0].partition("version ")[2] or said.strip() if said.strip() else None
+
+
+def _namespaces() -> tuple[bool, int | None]:
+    return Path("/proc/self/ns/net").exists(), _number(Path("/proc/sys/user/max_user_namespaces"))
+
+
+def _number(file: Path) -> int | None:
+    return int(file.read_text()) if file.exists() else None
 
 
 def _routes() -> list[tuple[str, str]]:
