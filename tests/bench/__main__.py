@@ -16,7 +16,8 @@ from pathlib import Path
 from tests.bench import peers
 from tests.bench.figures import Bench
 from tests.clients import Api
-from tests.services import Service, base_tree, running_service, runsc_binary
+from tests.ingredients import base_tree, runsc_binary
+from tests.services import Service, running_service
 
 ISOLATIONS = ("runc", "runsc")
 WORK = Path("/var/lib/boxkeep-test/peers")
