@@ -2,6 +2,7 @@ import resource
 from pathlib import Path
 
 import pytest
+
 from boxkeep_server.node import doctor
 from boxkeep_server.node.doctor import Finding, Verdict
 from boxkeep_server.node.mirrors import Mirror

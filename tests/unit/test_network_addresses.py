@@ -2,9 +2,10 @@ import ipaddress
 from pathlib import Path
 
 import pytest
-from boxkeep_server.node.addresses import REST_S, Addresses, NoAddress, Plan
 from hypothesis import given
 from hypothesis import strategies as st
+
+from boxkeep_server.node.addresses import REST_S, Addresses, NoAddress, Plan
 
 MACHINE = "m" * 32
 

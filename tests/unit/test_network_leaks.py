@@ -1,10 +1,11 @@
 import sys
 from pathlib import Path
 
-from boxkeep_server.model.node_api import LeakCount, Leaks
-from boxkeep_server.node.leaks import _both, _working, unowned
 from hypothesis import given
 from hypothesis import strategies as st
+
+from boxkeep_server.model.node_api import LeakCount, Leaks
+from boxkeep_server.node.leaks import _both, _working, unowned
 
 MINE, GONE = "a" * 32, "b" * 32
 THINGS = st.dictionaries(st.text(max_size=5), st.sampled_from([MINE, GONE, None]))

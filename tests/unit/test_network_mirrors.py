@@ -1,8 +1,9 @@
 from pathlib import Path
 
-from boxkeep_server.node.mirrors import Mirror, configured, named_in, resolve, to_open
 from hypothesis import given
 from hypothesis import strategies as st
+
+from boxkeep_server.node.mirrors import Mirror, configured, named_in, resolve, to_open
 
 
 def test_mirrors_and_proxies_are_found_where_a_host_is_configured(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import struct
 import sys
 
 import pytest
+
 from boxkeep_server.node import attached, conntrack, foreign_chains, nft
 from boxkeep_server.node.addresses import Plan
 from boxkeep_server.node.resolver import failed
@@ -19,8 +20,22 @@ def refused(address: str) -> bool:
 
 @pytest.mark.parametrize(
     "address",
-    ["10.0.0.1", "172.31.255.255", "192.168.0.1", "100.64.0.1", "100.100.100.200", "168.63.129.16", "192.0.0.192"]
-    + ["169.254.169.254", "127.0.0.53", "0.0.0.0", "224.0.0.1", "240.0.0.1", "255.255.255.255", "198.18.0.1"],
+    [
+        "10.0.0.1",
+        "172.31.255.255",
+        "192.168.0.1",
+        "100.64.0.1",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.0.0.192",
+        "169.254.169.254",
+        "127.0.0.53",
+        "0.0.0.0",
+        "224.0.0.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "198.18.0.1",
+    ],
 )
 def test_addresses_of_no_public_place_are_refused(address: str) -> None:
     assert refused(address)
