@@ -9,7 +9,8 @@ from boxkeep_server.node.mirrors import Mirror, configured, named_in, resolve, t
 def test_mirrors_and_proxies_are_found_where_a_host_is_configured(tmp_path: Path) -> None:
     etc, home = tmp_path / "etc", tmp_path / "home"
     for name, text in {
-        "etc/apt/sources.list": "deb [trusted=yes] http://deb.local/debian bookworm main\n# deb http://old.local/debian x y\n",
+        "etc/apt/sources.list": "deb [trusted=yes] http://deb.local/debian bookworm main\n"
+        "# deb http://old.local/debian x y\n",
         "etc/apt/sources.list.d/a.sources": "Types: deb\nURIs: https://sec.local:8443/debian-security\n",
         "etc/apt/apt.conf.d/01proxy": 'Acquire::http::Proxy "http://user:secret@10.0.0.9:3142/";\n',
         "etc/pip.conf": "[global]\nindex-url = https://pypi.local/simple\nextra-index-url = file:///opt/simple\n",
