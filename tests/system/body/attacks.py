@@ -53,7 +53,7 @@ WRITES = (
     "/.boxkeep/guest/responder.py",
 )
 READS = ("/proc/1/mem", "/proc/1/environ", "/dev/mem", "/dev/kmsg", "/dev/loop-control", "/dev/fuse")
-# On the log, the one directory inside that lies on btrfs itself: each would be outside of the disk's limit or beyond it.
+# On the log, the one directory inside that lies on btrfs itself: what they make no limit counts.
 BTRFS = {"subvolume": 0x5000940E, "snapshot": 0x50009417, "limit": 0x8030942B, "search": 0xD0009411, "sync": 0x9408}
 SOCKETS = {"AF_ALG": (38, 5, 0), "AF_VSOCK": (40, 1, 0), "AF_PACKET": (17, 3, 0), "AF_XDP": (44, 3, 0)}
 
