@@ -19,6 +19,8 @@ _BY_ERRNO = {
     errno.EBUSY: ("not_permitted", "is in use by the system"),
     errno.EXDEV: ("not_permitted", "lies on another file system"),
     errno.ENXIO: ("not_permitted", "is not a regular file"),
+    errno.EIO: ("not_permitted", "cannot be read or written"),
+    errno.ESRCH: ("not_found", "belongs to a process that is gone"),
     errno.EINVAL: ("not_permitted", "cannot be used so"),
     errno.ETXTBSY: ("not_permitted", "is a program that runs"),
     errno.ELOOP: ("symlink", "leads through too many symlinks"),

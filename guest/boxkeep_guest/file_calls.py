@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any, TypeVar
 
 from boxkeep_guest import files, removal
@@ -58,13 +59,18 @@ class FileCalls:
     async def _read(self, call: Call) -> None:
         offset = call.fields.integer("offset", 0)
         length = call.fields.optional_integer("length")
-        file, entry = await self._away(files.open_regular, call.fields.path())
+        path = call.fields.path()
+        file, entry = await self._away(files.open_regular, path)
         try:
+            part: Callable[[int, int], bytes] = partial(os.pread, file)
+            if not entry["size"]:
+                unsized = await self._away(files.unsized_content, file, path)
+                entry["size"], part = len(unsized), lambda most, at: unsized[at : at + most]
             left = max(0, entry["size"] - offset)
             left = left if length is None else min(left, length)
             await call.answer(entry=entry, offset=offset, length=left)
             while left > 0:
-                data = await self._away(os.pread, file, min(_CHUNK, left), offset)
+                data = await self._away(part, min(_CHUNK, left), offset)
                 if not data:  # it was cut short meanwhile: the host sees that bytes are missing
                     break
                 await call.data(data)

@@ -95,6 +95,17 @@ def open_regular(path: bytes) -> tuple[int, dict[str, Any]]:
     return file, entry_of(path, status)
 
 
+def unsized_content(file: int, path: bytes) -> bytes:
+    """The beginning of a file that calls itself empty, at most 1 MiB: files of /proc and /sys do. Raises Refused."""
+    found = b""
+    try:
+        while len(found) < _CHUNK and (data := os.pread(file, _CHUNK - len(found), len(found))):
+            found += data
+    except OSError as error:
+        raise refusal(error, shown(path)) from error
+    return found
+
+
 def _irregular(path: bytes, mode: int) -> Refused:
     if stat.S_ISDIR(mode):
         return Refused("is_directory", f"{shown(path)} is a directory")

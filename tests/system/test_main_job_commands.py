@@ -85,7 +85,12 @@ def test_stdin_of_text_is_read_to_its_end(sandbox: Sandbox) -> None:
 def test_cwd_env_and_user_are_as_asked(sandbox: Sandbox) -> None:
     answer = sandbox.exec("pwd; echo $COLOUR; id -un", cwd="/tmp", env={"COLOUR": "grün"}, user="user")
     assert answer["stdout"] == "/tmp\ngrün\nuser\n"
-    assert sandbox.run("sudo id -u", user="user") == "0\n"
+
+
+def test_sudo_works_where_the_runtime_knows_set_user_id(sandbox: Sandbox, isolation: str) -> None:
+    answer = sandbox.exec("sudo id -u", user="user")
+    assert sandbox.run("sudo id -u") == "0\n"
+    assert (answer["stdout"], answer["exitCode"]) == (("0\n", 0) if isolation == "runc" else ("", 1)), answer
 
 
 @pytest.mark.parametrize("wrong", [{"cwd": "/nowhere"}, {"cwd": "relative"}, {"user": "no-such-one"}], ids=str)

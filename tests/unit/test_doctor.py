@@ -34,7 +34,7 @@ from boxkeep_server.settings import Settings
         (doctor.judge_connections(None), "ok"),
         (doctor.judge_clock(0.0), "fatal"),
         (doctor.judge_clock(1_800_000_000.0), "ok"),
-        (doctor.judge_sources([Mirror("deb.debian.org", 80)]), "ok"),
+        (doctor.judge_sources([Mirror("packages.local", 80)]), "ok"),
         (doctor.judge_sources([]), "fatal"),
         (doctor.judge_subnet("10.213.0.0/16", "up", [("10.213.0.0/16", "up")]), "ok"),
         (doctor.judge_subnet("10.213.0.0/16", "up", [("10.213.4.0/24", "eth0")]), "fatal"),

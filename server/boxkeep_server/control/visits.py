@@ -12,7 +12,7 @@ from boxkeep_server.guestwire import errors as wire
 from boxkeep_server.guestwire import frames
 from boxkeep_server.guestwire import streams as wire_streams
 from boxkeep_server.guestwire.address import GuestAddress
-from boxkeep_server.guestwire.pool import GuestPool
+from boxkeep_server.guestwire.pool import DEFAULT, GuestPool
 from boxkeep_server.model.errors import (
     BoxkeepError,
     Conflict,
@@ -28,7 +28,6 @@ from boxkeep_server.model.errors import (
 )
 from boxkeep_server.model.sandboxes import Sandbox
 
-CALL_S = 30.0
 LONGEST_MESSAGE = 500
 
 REFUSALS: Mapping[str, Callable[[str], BoxkeepError]] = {
@@ -150,8 +149,8 @@ class Visit:
             with translated():
                 yield
 
-    async def call(self, request: dict[str, Any], timeout_s: float | None = CALL_S) -> dict[str, Any]:
-        """A simple call, within `timeout_s`. Raises as `guarded`."""
+    async def call(self, request: dict[str, Any], timeout_s: float = DEFAULT) -> dict[str, Any]:
+        """A simple call, within `timeout_s`, by default what its operation may take. Raises as `guarded`."""
         async with self.guarded():
             return await self.pool.call(self.address, request, timeout=timeout_s)
 

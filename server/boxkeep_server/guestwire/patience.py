@@ -3,6 +3,8 @@
 from typing import Any
 
 ANSWER_SECONDS = 30.0
+START_SECONDS = 120.0
+"""For a process to begin: hundreds may be asked for at once, of a machine with half a processor."""
 IDLE_SECONDS = 60.0
 WATCH_IDLE_SECONDS = 30.0
 GRACE_SECONDS = 30.0
@@ -18,6 +20,8 @@ def answer_seconds(request: dict[str, Any]) -> float | None:
     if operation == "process.wait" or (operation == "process.start" and request.get("answer") == "exit"):
         limit = request.get("timeoutMs")
         return None if limit is None else limit / 1000 + GRACE_SECONDS
+    if operation == "process.start":
+        return START_SECONDS
     if operation in ("file.remove", "file.move"):
         return 10 * ANSWER_SECONDS
     return ANSWER_SECONDS

@@ -16,7 +16,8 @@ IDLE_MOST = 32
 GREETING_MOST = 24
 """Handshakes at once: a guest takes 64, of all processes of the host together."""
 CONNECT_SECONDS = 5.0
-HANDSHAKE_SECONDS = 5.0
+HANDSHAKE_SECONDS = 20.0
+"""A guest that starts hundreds of processes says hello late; one that is gone is known from its node."""
 DEFAULT = -1.0
 """A timeout that the operation decides, by `patience`."""
 

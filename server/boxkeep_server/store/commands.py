@@ -20,6 +20,26 @@ from boxkeep_server.store.schema import commands, events, sandboxes
 
 RECORD = [commands.c[name] for name in Command.__slots__]
 OPEN_AT_ONCE = 10_000
+_ENDING = ("ended_at", "outcome", "exit_code", "signal", "reason", "stdout_bytes", "stderr_bytes")
+
+# Built once, and filled in by parameters: to build a statement takes longer than to run it.
+_ADD = sa.insert(commands)
+_ADD_EVENTS = sa.insert(events)
+_KNOWN = sa.select(commands.c.id).where(commands.c.id.in_(sa.bindparam("ids", expanding=True)))
+_THESE = sa.select(*RECORD).where(commands.c.id.in_(sa.bindparam("ids", expanding=True)))
+_OPEN = sa.select(*RECORD).where(commands.c.outcome.is_(None)).order_by(commands.c.started_at).limit(OPEN_AT_ONCE)
+_END = (
+    sa.update(commands)
+    .where(commands.c.id == sa.bindparam("of"), commands.c.outcome.is_(None))
+    .values({name: sa.bindparam(name) for name in _ENDING})
+    .returning(*RECORD)
+)
+_TELL = (
+    sa.update(sandboxes)
+    .where(sandboxes.c.id == sa.bindparam("of"))
+    .values(sequence=sandboxes.c.sequence + sa.bindparam("count"))
+    .returning(sandboxes.c.sequence)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +75,11 @@ class CommandRows:
         they then are: where another end was written before, that one."""
         ends = {ending.id: ending for ending in ended}
         async with self._database.writing() as connection:
-            known = {row.id for row in await _read(connection, list({*ends, *(one.id for one in opened)}))}
+            asked = list({*ends, *(one.id for one in opened)})
+            known = set((await connection.execute(_KNOWN, {"ids": asked})).scalars())
             new = [_ended(one, ends.get(one.id)) for one in opened if one.id not in known]
             if new:
-                await connection.execute(sa.insert(commands), [_values(row) for row in new])
+                await connection.execute(_ADD, [_values(row) for row in new])
             tried = [await _end(connection, ends[name]) for name in ends if name in known]
             settled = [row for row in tried if row is not None]
             await tell(connection, new, [row for row in (*new, *settled) if row.outcome is not None])
@@ -90,15 +111,14 @@ class CommandRows:
 
     async def open(self) -> Sequence[Command]:
         """Records without an end, the oldest first, at most 10,000."""
-        query = sa.select(*RECORD).where(commands.c.outcome.is_(None)).order_by(commands.c.started_at)
         async with self._database.reading() as connection:
-            return [command_of(row) for row in await connection.execute(query.limit(OPEN_AT_ONCE))]
+            return [command_of(row) for row in await connection.execute(_OPEN)]
 
 
 async def _read(connection: AsyncConnection, ids: Sequence[str]) -> list[Command]:
     if not ids:
         return []
-    return [command_of(row) for row in await connection.execute(sa.select(*RECORD).where(commands.c.id.in_(ids)))]
+    return [command_of(row) for row in await connection.execute(_THESE, {"ids": ids})]
 
 
 def _ended(command: Command, ending: Ending | None) -> Command:
@@ -110,16 +130,12 @@ def _values(command: Command) -> dict[str, Any]:
 
 
 def _changes(ending: Ending) -> dict[str, Any]:
-    return {name: getattr(ending, name) for name in Ending.__slots__ if name != "id"}
+    return {name: getattr(ending, name) for name in _ENDING}
 
 
 async def _end(connection: AsyncConnection, ending: Ending) -> Command | None:
     """The row with this ending, None where it has another already."""
-    still_open = sa.and_(commands.c.id == ending.id, commands.c.outcome.is_(None))
-    changed = await connection.execute(
-        sa.update(commands).where(still_open).values(_changes(ending)).returning(*RECORD)
-    )
-    row = changed.one_or_none()
+    row = (await connection.execute(_END, {"of": ending.id, **_changes(ending)})).one_or_none()
     return None if row is None else command_of(row)
 
 
@@ -129,9 +145,8 @@ async def tell(connection: AsyncConnection, begun: Sequence[Command], over: Sequ
     counts = Counter(event["sandbox"] for event in news)
     following: dict[str, int] = {}
     for sandbox, count in sorted(counts.items()):
-        ours = sandboxes.c.id == sandbox
-        moved = sa.update(sandboxes).where(ours).values(sequence=sandboxes.c.sequence + count)
-        last: int | None = (await connection.execute(moved.returning(sandboxes.c.sequence))).scalar_one_or_none()
+        moved = await connection.execute(_TELL, {"of": sandbox, "count": count})
+        last: int | None = moved.scalar_one_or_none()
         if last is not None:
             following[sandbox] = last - count + 1
     rows = []
@@ -141,7 +156,7 @@ async def tell(connection: AsyncConnection, begun: Sequence[Command], over: Sequ
             rows.append({**event, "sequence": following[sandbox]})
             following[sandbox] += 1
     if rows:
-        await connection.execute(sa.insert(events), rows)
+        await connection.execute(_ADD_EVENTS, rows)
 
 
 def _started_event(row: Command) -> dict[str, Any]:

@@ -12,6 +12,39 @@ from boxkeep_server.store.sandboxes import RECORD, record
 from boxkeep_server.store.schema import sandboxes
 
 _COLUMNS = sandboxes.c
+_OLDEST_FIRST = (_COLUMNS.queued_at, _COLUMNS.id)
+
+
+def _in_turn() -> "sa.Select[tuple[object, ...]]":
+    turn = sa.func.row_number().over(partition_by=_COLUMNS.organisation, order_by=_OLDEST_FIRST).label("turn")
+    waiting = sa.select(*RECORD, turn).where(_COLUMNS.status == sa.bindparam("status")).subquery()
+    query = sa.select(*(waiting.c[column.name] for column in RECORD))
+    return query.order_by(waiting.c.turn, waiting.c.queued_at, waiting.c.id).limit(sa.bindparam("most"))
+
+
+def _stale_end() -> "sa.ColumnElement[bool]":
+    known, wanted = _COLUMNS.node_not_after, _COLUMNS.expires_at
+    return sa.or_(known.is_(None), known < wanted, known > wanted + sa.bindparam("most_slack"))
+
+
+# Built once: reconcilers ask these several times a second.
+_IN_STATUS = (
+    sa.select(*RECORD).where(_COLUMNS.status.in_(sa.bindparam("status", expanding=True))).order_by(*_OLDEST_FIRST)
+)
+_IN_TURN = _in_turn()
+_READY = sa.select(*RECORD).where(_COLUMNS.status == Status.READY)
+_EXPIRED = _READY.where(_COLUMNS.expires_at <= sa.bindparam("now"))
+_READY_OF = _READY.where(_COLUMNS.organisation.in_(sa.bindparam("organisations", expanding=True)))
+_STALE_END = _READY.where(_stale_end())
+_QUEUED_BEFORE = sa.select(*RECORD).where(
+    _COLUMNS.status == Status.QUEUED, _COLUMNS.queued_at <= sa.bindparam("before")
+)
+_UNRELEASED = (
+    sa.select(*RECORD)
+    .where(_COLUMNS.released.is_(False), _COLUMNS.status.in_((Status.ENDING, *OVER)))
+    .order_by(_COLUMNS.queued_at)
+    .limit(sa.bindparam("most"))
+)
 
 
 async def page(
@@ -44,49 +77,37 @@ def _metadata_has(connection: AsyncConnection, name: str, value: str) -> "sa.Col
 
 async def in_status(connection: AsyncConnection, *status: Status) -> Sequence[Sandbox]:
     """All sandboxes in these statuses, those that have waited longest first."""
-    query = sa.select(*RECORD).where(_COLUMNS.status.in_(status))
-    return await _found(connection, query.order_by(_COLUMNS.queued_at, _COLUMNS.id))
+    return await _found(connection, _IN_STATUS, status=list(status))
 
 
 async def in_turn(connection: AsyncConnection, status: Status, limit: int) -> Sequence[Sandbox]:
     """Sandboxes in a status so that organisations take turns, each with its longest waiting one first."""
-    waited = (_COLUMNS.queued_at, _COLUMNS.id)
-    turn = sa.func.row_number().over(partition_by=_COLUMNS.organisation, order_by=waited).label("turn")
-    waiting = sa.select(*RECORD, turn).where(_COLUMNS.status == status).subquery()
-    query = sa.select(*(waiting.c[column.name] for column in RECORD))
-    return await _found(connection, query.order_by(waiting.c.turn, waiting.c.queued_at, waiting.c.id).limit(limit))
+    return await _found(connection, _IN_TURN, status=status, most=limit)
 
 
 async def queued_before(connection: AsyncConnection, before: int) -> Sequence[Sandbox]:
     """Queued sandboxes that have waited since `before` or longer."""
-    query = sa.select(*RECORD).where(_COLUMNS.status == Status.QUEUED, _COLUMNS.queued_at <= before)
-    return await _found(connection, query)
+    return await _found(connection, _QUEUED_BEFORE, before=before)
 
 
 async def expired(connection: AsyncConnection, now: int) -> Sequence[Sandbox]:
     """Ready sandboxes whose time is up."""
-    return await _found(
-        connection, sa.select(*RECORD).where(_COLUMNS.status == Status.READY, _COLUMNS.expires_at <= now)
-    )
+    return await _found(connection, _EXPIRED, now=now)
 
 
 async def ready_of(connection: AsyncConnection, organisations: Collection[str]) -> Sequence[Sandbox]:
     """The ready sandboxes of these organisations."""
-    theirs = _COLUMNS.organisation.in_(list(organisations))
-    return await _found(connection, sa.select(*RECORD).where(_COLUMNS.status == Status.READY, theirs))
+    return await _found(connection, _READY_OF, organisations=list(organisations))
 
 
 async def with_stale_end(connection: AsyncConnection, slack_ms: int) -> Sequence[Sandbox]:
     """Ready sandboxes that their node would end before their time, or more than twice `slack_ms` after it."""
-    known, wanted = _COLUMNS.node_not_after, _COLUMNS.expires_at
-    stale = sa.or_(known.is_(None), known < wanted, known > wanted + 2 * slack_ms)
-    return await _found(connection, sa.select(*RECORD).where(_COLUMNS.status == Status.READY, stale))
+    return await _found(connection, _STALE_END, most_slack=2 * slack_ms)
 
 
 async def unreleased(connection: AsyncConnection, limit: int) -> Sequence[Sandbox]:
     """Sandboxes that are ending or over and whose node may still hold something of them, the oldest first."""
-    waiting = sa.and_(_COLUMNS.released.is_(False), _COLUMNS.status.in_((Status.ENDING, *OVER)))
-    return await _found(connection, sa.select(*RECORD).where(waiting).order_by(_COLUMNS.queued_at).limit(limit))
+    return await _found(connection, _UNRELEASED, most=limit)
 
 
 async def over_before(connection: AsyncConnection, before: int, limit: int) -> Sequence[str]:
@@ -95,5 +116,7 @@ async def over_before(connection: AsyncConnection, before: int, limit: int) -> S
     return list((await connection.execute(query.limit(limit))).scalars())
 
 
-async def _found(connection: AsyncConnection, query: "sa.Select[tuple[object, ...]]") -> Sequence[Sandbox]:
-    return [record(row) for row in await connection.execute(query)]
+async def _found(
+    connection: AsyncConnection, query: "sa.Select[tuple[object, ...]]", **values: object
+) -> Sequence[Sandbox]:
+    return [record(row) for row in await connection.execute(query, values)]
