@@ -54,7 +54,7 @@ def usable_or_over(hog: Sandbox) -> str:
         response = hog.api.ask("POST", "/exec", json={"id": hog.id, "command": "echo ok", "timeout": 10_000})
         return "usable" if response.status_code == 200 and response.json()["stdout"] == "ok\n" else None
 
-    return eventually("the attacker's sandbox to be usable or over", look, 60, 0.5)
+    return eventually("the attacker's sandbox to be usable or over", look, 150, 0.5)
 
 
 def test_a_fork_bomb(service: Service, hog: Sandbox, neighbour: Sandbox) -> None:
