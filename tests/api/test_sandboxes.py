@@ -23,6 +23,8 @@ CREATE_REFUSED = [
     ({"size": "large"}, "Invalid size: 'large'. Must be one of: standard"),
     ({"maxDurationMs": 0}, "Invalid maxDurationMs"),
     ({"maxDurationMs": -1}, "Invalid maxDurationMs"),
+    ({"maxDurationMs": 1e300}, "Invalid maxDurationMs"),
+    ({"maxDurationMs": 2**63}, "Invalid maxDurationMs"),
     ({"maxDurationMs": "60000"}, "Invalid maxDurationMs"),
     ({"maxDurationMs": True}, "Invalid maxDurationMs"),
     ({"region": "IAD"}, "Invalid region. Must be a 3-letter lowercase code"),

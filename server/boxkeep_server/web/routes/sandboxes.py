@@ -4,6 +4,7 @@ import secrets
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import Response
 
 from boxkeep_server.model.errors import Invalid, NotBuilt
@@ -13,7 +14,7 @@ from boxkeep_server.model.scopes import Scope, permits
 from boxkeep_server.model.statuses import ACTIVE, Status
 from boxkeep_server.web import shapes
 from boxkeep_server.web.capabilities import check_built, check_plan
-from boxkeep_server.web.fields import Fields, Nothing, Query, QueryInt, Text
+from boxkeep_server.web.fields import Fields, Nothing, Query, QueryInt, Text, sentence
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 from boxkeep_server.web.parts import Caller
 from boxkeep_server.web.terminal_urls import terminal_url
@@ -41,12 +42,14 @@ class ReadQuery(Query):
     status: (
         Literal["queued", "assigning", "ready", "active", "pausing", "paused", "ending", "ended", "failed"] | None
     ) = None
-    metadata: dict[str, str] | None = None
+    metadata: SkipJsonSchema[dict[str, str] | None] = None
 
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Put all of `metadata.<name>=<value>` into one field."""
+        if "metadata" in fields:
+            raise sentence("Unknown field 'metadata'. Filter by metadata.<name>=<value>")
         found = {name.removeprefix(FILTER): value for name, value in fields.items() if name.startswith(FILTER)}
         rest = {name: value for name, value in fields.items() if not name.startswith(FILTER)}
         return {**rest, "metadata": found} if found else rest
