@@ -30,6 +30,13 @@ async def _refusal(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], b
     return int(head.split()[1]), json.loads(body), b"\r\nx-request-id: " in head
 
 
+async def _send_for_ever(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"x" * 4096)
+        await writer.drain()
+        await asyncio.sleep(0)
+
+
 RUBBISH = [
     b"\x16\x03\x01\x02\x00\x01\xfc\x03\x03",
     b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
@@ -45,13 +52,9 @@ async def test_what_is_no_http_is_a_400_in_the_contracts_shape(wire: Wire, sent:
 
 async def test_an_endless_head_is_cut_off(wire: Wire) -> None:
     wire[1].write(b"GET /healthz HTTP/1.1\r\nX-Endless: ")
-    with pytest.raises(ConnectionError):
-        for _ in range(64):
-            wire[1].write(b"x" * HEAD_BYTES)
-            await wire[1].drain()
-            await asyncio.sleep(0)
-            if wire[0].at_eof() or wire[1].transport.is_closing():
-                raise ConnectionResetError
+    async with asyncio.timeout(20):
+        with pytest.raises(ConnectionError):
+            await _send_for_ever(wire[1])
 
 
 async def test_a_head_over_the_limit_is_a_431(wire: Wire) -> None:

@@ -11,7 +11,6 @@ from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.rates import RATES, CallKind, Rate
 from boxkeep_server.model.scopes import Scope
-from boxkeep_server.model.statuses import Status
 from tests.api.stage import Stage, staged
 from tests.guests import GuestProgram
 
@@ -265,52 +264,6 @@ async def test_what_is_not_built_says_so_after_its_fields_are_checked(
         501,
         {"error": "Checkpoints are not available on this server yet"},
     )
-
-
-async def test_nothing_of_another_organisation_is_visible(stranger: httpx.AsyncClient, box: str, stage: Stage) -> None:
-    def asked(sandbox: str) -> list[tuple[str, str, dict[str, object]]]:
-        path = {"id": sandbox, "path": "/x"}
-        process = {"id": sandbox, "processId": "a" * 32}
-        return [
-            ("GET", "", {"params": {"id": sandbox}}),
-            ("DELETE", "", {"params": {"id": sandbox}}),
-            ("PATCH", "", {"json": {"id": sandbox, "name": "n"}}),
-            ("POST", "/pause", {"json": {"id": sandbox}}),
-            ("POST", "/resume", {"json": {"id": sandbox}}),
-            ("GET", "/events", {"params": {"id": sandbox}}),
-            ("POST", "/exec", {"json": {"id": sandbox, "command": "true"}}),
-            ("POST", "/exec", {"json": {"id": sandbox, "command": "true", "stream": True}}),
-            ("POST", "/code", {"json": {"id": sandbox, "code": "1"}}),
-            ("GET", "/processes", {"params": {"id": sandbox}}),
-            ("GET", "/processes/output", {"params": process}),
-            ("POST", "/processes/stdin", {"json": process}),
-            ("POST", "/processes/signal", {"json": process}),
-            ("POST", "/processes/wait", {"json": process}),
-            ("GET", "/terminal", {"params": {"id": sandbox}}),
-            ("GET", "/fs/read", {"params": path}),
-            ("POST", "/fs/write", {"json": {**path, "content": ""}}),
-            ("GET", "/fs/list", {"params": path}),
-            ("GET", "/fs/stat", {"params": path}),
-            ("GET", "/fs/download", {"params": path}),
-            ("PUT", "/fs/upload", {"params": path, "content": b"x"}),
-            ("POST", "/fs/mkdir", {"json": path}),
-            ("POST", "/fs/move", {"json": {"id": sandbox, "from": "/a", "to": "/b"}}),
-            ("POST", "/fs/remove", {"json": path}),
-            ("POST", "/fs/chmod", {"json": {**path, "mode": 0}}),
-            ("POST", "/fs/url", {"json": {**path, "operation": "download"}}),
-            ("GET", "/checkpoints", {"params": {"id": sandbox}}),
-            ("GET", "/timeline", {"params": {"id": sandbox}}),
-        ]
-
-    for (method, path, theirs), (_, _, never) in zip(asked(box), asked(new_id()), strict=True):
-        one = await stranger.request(method, PATH + path, **theirs)  # type: ignore[arg-type]
-        other = await stranger.request(method, PATH + path, **never)  # type: ignore[arg-type]
-        assert (one.status_code, one.json()) == (404, {"error": "Sandbox session not found"}), path
-        assert (one.status_code, one.content) == (other.status_code, other.content)
-    assert (await stranger.get(PATH)).json()["items"] == []
-    sandbox = await stage.sandboxes.state(box)
-    assert sandbox is not None
-    assert sandbox.status is Status.READY
 
 
 async def test_the_service_says_how_it_is(stage: Stage) -> None:

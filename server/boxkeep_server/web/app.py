@@ -44,7 +44,7 @@ Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 def described() -> dict[str, Any]:
     """The OpenAPI document of this API."""
-    return document(OPERATIONS, service.OPERATIONS)
+    return document(OPERATIONS, (*service.OPERATIONS, service.described({})))
 
 
 class Api:

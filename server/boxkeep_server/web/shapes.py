@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from pydantic.alias_generators import to_camel
 
 from boxkeep_server.model.commands import Outcome
@@ -97,13 +97,15 @@ class SandboxShape(ListedShape):
     env_names: list[str]
 
 
-class SandboxOrList(Shape):
-    """With `id`: the fields of that sandbox. Without: `items` and `nextCursor`."""
+class SandboxList(Shape):
+    """A page of sandboxes."""
 
-    model_config = ConfigDict(extra="allow")
-    id: str | None = None
-    items: list[ListedShape] | None = None
-    next_cursor: str | None = None
+    items: list[ListedShape]
+    next_cursor: str | None
+
+
+class SandboxOrList(RootModel[SandboxShape | SandboxList]):
+    """With `id` that sandbox, without it a page of all."""
 
 
 class EventShape(Shape):
@@ -144,24 +146,8 @@ class LaunchedShape(Shape):
     process_id: str
 
 
-class ExecShape(Shape):
-    """A `ResultShape`; with `background` only `id` and `processId`."""
-
-    model_config = ConfigDict(extra="allow")
-    id: str
-    process_id: str
-    outcome: Outcome | None = None
-    exit_code: int | None = None
-    signal: int | None = None
-    reason: str | None = None
-    stdout: str | None = None
-    stderr: str | None = None
-    stdout_bytes: int | None = None
-    stderr_bytes: int | None = None
-    encoding: Literal["utf-8", "base64"] | None = None
-    truncated: bool | None = None
-    timed_out: bool | None = None
-    duration_ms: int | None = None
+class ExecShape(RootModel[ResultShape | LaunchedShape]):
+    """How a command ended; with `background` only its ids."""
 
 
 class CommandEventShape(Shape):

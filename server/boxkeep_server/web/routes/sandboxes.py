@@ -1,6 +1,5 @@
 """Sandboxes: create, read, list, change, end, pause and resume."""
 
-import secrets
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -17,7 +16,7 @@ from boxkeep_server.web.capabilities import check_built, check_plan
 from boxkeep_server.web.fields import Fields, Nothing, Query, QueryInt, Text, sentence
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 from boxkeep_server.web.parts import Caller
-from boxkeep_server.web.terminal_urls import terminal_url
+from boxkeep_server.web.terminal_urls import new_terminal_id, terminal_url
 from boxkeep_server.web.views import created, json_response, listed, whole
 from boxkeep_server.web.wishes import CreateBody, PatchBody, check_duration
 
@@ -86,7 +85,7 @@ async def create(call: Call, query: WaitQuery, body: CreateBody) -> Response:
     if body.capabilities is not None:
         check_plan(body.capabilities, call.caller.plan)
         check_built(body.capabilities)
-    if body.lifecycle is not None:
+    if body.lifecycle:
         raise NotBuilt("lifecycle is not available on this server yet")
     sandbox = await call.parts.sandboxes.create(call.caller, body.wish(), call.effect)
     sandbox = await _awaited(call, query, sandbox)
@@ -122,7 +121,7 @@ async def _read_one(call: Call, sandbox_id: str) -> Response:
 def _whole(call: Call, sandbox: Sandbox) -> dict[str, object]:
     url = None
     if sandbox.running and permits(call.caller.scopes, Scope.EXEC):
-        url = terminal_url(call.parts, call.caller, sandbox.id, secrets.token_hex(16)).url
+        url = terminal_url(call.parts, call.caller, sandbox.id, new_terminal_id(call.parts, sandbox.id)).url
     return whole(sandbox, call.parts.commands.active(sandbox.id), url)
 
 
