@@ -208,8 +208,11 @@ class Service:
             raise AssertionError(f"{error}: {seen}") from error
 
     def left(self) -> dict[str, list[str]]:
-        """What the kernel still holds of this instance."""
-        return leftovers(self.instance, (self.root,))
+        """What the kernel still holds of this instance; the dead have five seconds to be buried by the host's init."""
+        until = time.monotonic() + 5
+        while (found := leftovers(self.instance, (self.root,))) and time.monotonic() < until:
+            time.sleep(0.1)
+        return found
 
     def take_down(self) -> None:
         """End every sandbox, stop both services and take the node's things out of the kernel."""

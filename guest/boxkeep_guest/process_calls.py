@@ -72,7 +72,7 @@ class ProcessCalls:
     async def _start(self, call: Call) -> None:
         wanted = call.fields.choice("answer", ("started", "exit", "stream"), "started")
         most = call.fields.integer("tail", 0, 0, TAIL_MOST)
-        process = self._processes.start(spec_of(call.fields, self._workspace))
+        process = await self._processes.start(spec_of(call.fields, self._workspace))
         if wanted == "started":
             await call.answer(process=process.record())
         elif wanted == "stream":

@@ -50,6 +50,7 @@ class Processes:
         self._lingering: deque[Process] = deque()
         self._disk_looked = 0.0
         self._accounts = Accounts()
+        self._turn = asyncio.Lock()
         self._unwritten: dict[str, asyncio.TimerHandle] = {}
 
     def adopt(self) -> None:
@@ -72,12 +73,19 @@ class Processes:
         """The running process with that mark, or None."""
         return next((one for one in self._running.values() if one.tree is not None and one.tree.mark == mark), None)
 
-    def start(self, spec: Spec) -> Process | Finished:
+    async def start(self, spec: Spec) -> Process | Finished:
         """Start a process; the id of one that was started before answers with that one.
 
         Raises:
             Refused: `bad_user`, `bad_cwd`, `limit`.
         """
+        async with self._turn:
+            try:
+                return self._start(spec)
+            finally:
+                await asyncio.sleep(0)  # a start blocks: between two of them everybody else is heard
+
+    def _start(self, spec: Spec) -> Process | Finished:
         known = self.find(spec.id)
         if known is not None:
             return known

@@ -13,7 +13,7 @@ from boxkeep_guest.fields import Fields
 
 CONNECTIONS_MOST = 512
 STRANGERS_MOST = 64
-HANDSHAKE_SECONDS = 5.0
+HANDSHAKE_SECONDS = 20.0
 
 
 class Identity:

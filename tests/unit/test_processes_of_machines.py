@@ -2,6 +2,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from boxkeep_server.node import processes
 
@@ -62,3 +63,14 @@ def test_orphans_of_other_sessions_are_collected_and_own_children_left_alone() -
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run([sys.executable, "-c", REAPER], check=True, capture_output=True, text=True, env=environment)
     assert ran.stdout == "True 0\n"
+
+
+def test_slack_is_given_to_every_thread_and_nothing_happens_for_one_that_is_gone() -> None:
+    child = subprocess.Popen(["sleep", "600"])
+    try:
+        processes.allow_slack(child.pid, 7_000_000)
+        assert Path(f"/proc/{child.pid}/timerslack_ns").read_text() == "7000000\n"
+    finally:
+        child.kill()
+        child.wait()
+    processes.allow_slack(child.pid, 1)

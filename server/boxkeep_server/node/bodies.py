@@ -55,6 +55,7 @@ class Bodies:
             await asyncio.gather(
                 self.egress.set_egress(machine.id, machine.index, tenancy.network),
                 self.machines.rename(machine, tenancy.hostname),
+                self.machines.rouse(machine),
             )
             await self._tell_guest(machine, tenancy)
 

@@ -45,6 +45,14 @@ def kill(pid: int, started: int | None) -> None:
             os.close(descriptor)
 
 
+def allow_slack(pid: int, nanoseconds: int) -> None:
+    """Let the timers of a process be that late, of all its threads and of those that they start later."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in (_PROC / str(pid) / "task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                (_PROC / thread.name / "timerslack_ns").write_text(str(nanoseconds))
+
+
 def at_work_on(machine: str, binaries: set[str]) -> list[int]:
     """The pids of runtimes' commands, and of what wraps them, that a machine's id was given to."""
     return [pid for pid in _all() if _is_at_work(pid, machine.encode(), {os.fsencode(path) for path in binaries})]
