@@ -125,7 +125,8 @@ async def test_capabilities_that_are_off_are_accepted_and_echoed(api: httpx.Asyn
         "documents": {"libreofficeHeadless": False},
         "storage": {"artifactPrefix": "my-project/"},
     }
-    assert (await api.post(PATH, json={"capabilities": off})).json()["capabilities"] == off
+    asked = {"capabilities": off, "lifecycle": {}}
+    assert (await api.post(PATH, json=asked)).json()["capabilities"] == off
 
 
 async def test_the_concurrency_limit_is_a_429(stage: Stage) -> None:
@@ -186,7 +187,9 @@ async def test_lists_are_paged_newest_first_and_filtered(api: httpx.AsyncClient)
     ids = [(await api.post(PATH, json={"metadata": {"n": str(n % 2)}})).json()["id"] for n in range(5)]
     first = (await api.get(PATH, params={"limit": 3})).json()
     second = (await api.get(PATH, params={"limit": 3, "cursor": first["nextCursor"]})).json()
-    assert {item["id"] for item in first["items"] + second["items"]} == set(ids)
+    shown = first["items"] + second["items"]
+    assert {item["id"] for item in shown} == set(ids)
+    assert [item["createdAt"] for item in shown] == sorted((item["createdAt"] for item in shown), reverse=True)
     assert second["nextCursor"] is None
     found = (await api.get(PATH, params={"metadata.n": "1"})).json()["items"]
     assert {item["id"] for item in found} == {ids[1], ids[3]}

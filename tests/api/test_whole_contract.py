@@ -25,7 +25,7 @@ from boxkeep_server.web.json_bodies import parse_object
 from tests.api.stage import Stage
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-EXAMPLES = {GenerationMode.POSITIVE: 10, GenerationMode.NEGATIVE: 6}
+EXAMPLES = {GenerationMode.POSITIVE: 8, GenerationMode.NEGATIVE: 4}
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance, response_headers_conformance]
 MOST_MS = 20
 CHANGING = {

@@ -10,6 +10,7 @@ from boxkeep_server.model.commands import Command, Outcome
 from boxkeep_server.model.errors import (
     Invalid,
     LimitReached,
+    NotFound,
     SandboxNotFound,
     Unauthenticated,
 )
@@ -358,6 +359,22 @@ async def test_a_revoked_key_is_refused_within_a_second(rig: Rig, clock: Clock) 
         await other_process.keys.authenticate(made.key)
     with pytest.raises(Unauthenticated):
         await other_process.keys.caller_of(caller.key_id)
+
+
+async def test_an_expired_key_is_refused_and_a_rotated_one_replaced(rig: Rig, clock: Clock) -> None:
+    made = await rig.keys.create("one", "free", frozenset(), expires_at=clock.at + 10_000)
+    clock.at += 9_000
+    assert await rig.keys.authenticate(made.key)
+    rotated = await rig.keys.rotate(made.id)
+    with pytest.raises(Unauthenticated):
+        await rig.keys.authenticate(made.key)
+    assert (await rig.keys.authenticate(rotated.key)).key_id == rotated.id
+    clock.at += 2_000
+    for refused in (rig.keys.authenticate(rotated.key), rig.keys.caller_of(rotated.id)):
+        with pytest.raises(Unauthenticated):
+            await refused
+    with pytest.raises(NotFound):
+        await rig.keys.rotate(rotated.id)
 
 
 async def test_ended_sandboxes_are_forgotten_after_their_time(rig: Rig, clock: Clock) -> None:
