@@ -15,10 +15,10 @@ _CALLS = {"x86_64": (0xC000003E, 192), "aarch64": (0xC00000B7, 9)}
 
 
 def work_around(directory: str) -> bool:
-    """Where reading attributes of a symlink in `directory` fails with EBADF, have lgetxattr say ENOTSUP; whether it does.
+    """Where reading attributes of a symlink in `directory` fails with EBADF, have lgetxattr say ENOTSUP.
 
-    `ls -l` and whatever else asks symlinks for labels takes the former for an error and the latter for "none". The
-    filter is for this process and all that it starts from now on.
+    Whether it does. `ls -l` and whatever else asks symlinks for labels takes the former for an error and the latter for
+    "none". The filter is for this process and all that it starts from now on.
     """
     call = _CALLS.get(os.uname().machine)
     return call is not None and _fails(directory) and _install(*call)
@@ -27,7 +27,7 @@ def work_around(directory: str) -> bool:
 def _fails(directory: str) -> bool:
     link = f"{directory}/.link"
     try:
-        os.symlink("nowhere", link)
+        os.symlink("nowhere", link)  # noqa: PTH211
         try:
             os.getxattr(link, "security.selinux", follow_symlinks=False)
         finally:
