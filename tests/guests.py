@@ -1,6 +1,7 @@
 """Real guests for tests: the guest program on loopback as a plain program, a way to call it, and fixtures."""
 
 import asyncio
+import contextlib
 import json
 import secrets
 import shutil
@@ -81,6 +82,20 @@ class GuestProgram:
     def pid(self) -> int:
         """The guest's pid."""
         return self.process.pid
+
+    @contextlib.contextmanager
+    def file_system(self, path: Path, size: str) -> Iterator[Path]:
+        """A file system of `size` at `path`, where the guest sees it; what is given is that place as seen from here.
+
+        It is mounted in the guest's own mount namespace, which does not get the mounts of a host that keeps its own
+        private.
+        """
+        inside = ["nsenter", f"--mount=/proc/{self.pid}/ns/mnt"]
+        subprocess.run([*inside, "mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(path)], check=True)
+        try:
+            yield Path(f"/proc/{self.pid}/root{path}")
+        finally:
+            subprocess.run([*inside, "umount", str(path)], check=True)
 
     def errors(self) -> str:
         """What the guest wrote on its standard error."""

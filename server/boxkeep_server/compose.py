@@ -51,6 +51,7 @@ from boxkeep_server.store.commands import CommandRows
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal, key_file
 from boxkeep_server.web.app import build
+from boxkeep_server.web.heads import BoundedHeads
 from boxkeep_server.web.parts import Parts
 from boxkeep_server.web.tokens import Tokens
 
@@ -255,7 +256,7 @@ async def _serve(settings: Settings) -> None:
                 build(control.parts),
                 host=settings.control.listen,
                 port=settings.control.port,
-                http="httptools",
+                http=BoundedHeads,
                 ws="websockets-sansio",
                 access_log=False,
                 server_header=False,

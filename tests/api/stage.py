@@ -106,6 +106,7 @@ class Stage:
     """Everything together."""
 
     def __init__(self, database: Database, pool: GuestPool, rates: dict[CallKind, Rate] | None = None) -> None:
+        self.database = database
         self.clock = Clock()
         self.changes = Changes()
         self.steps = Steps(database, self.changes, self.clock)

@@ -2,33 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-import pytest_asyncio
-import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.api.stage import PUBLIC, Stage
-from tests.guests import free_port
 
 TERMINAL = "/v1/sandboxes/terminal"
-
-
-@pytest_asyncio.fixture
-async def served(stage: Stage) -> AsyncIterator[str]:
-    """The address of a real server of the stage."""
-    port = free_port()
-    config = uvicorn.Config(stage.app, host="127.0.0.1", port=port, access_log=False, log_level="error", lifespan="off")
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    yield f"127.0.0.1:{port}"
-    server.should_exit = True
-    await task
 
 
 async def _url(api: httpx.AsyncClient, served: str, box: str, **query: str) -> tuple[str, str]:

@@ -6,18 +6,23 @@ from collections.abc import AsyncIterator
 import pytest
 
 from boxkeep_server.control.keys import Caller
+from boxkeep_server.model.commands import Command, Outcome
 from boxkeep_server.model.errors import (
     Invalid,
     LimitReached,
+    NotFound,
     SandboxNotFound,
     Unauthenticated,
 )
+from boxkeep_server.model.events import EventType
+from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import DeathReason
 from boxkeep_server.model.plans import HOUR_MS, Plan
 from boxkeep_server.model.sandboxes import NewSandbox, Reason, Sandbox
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import events, organisations
 from boxkeep_server.store import sandboxes as rows
+from boxkeep_server.store.commands import CommandRows, Ending
 from boxkeep_server.store.database import Database
 from tests.controls import Rig, store_at
 from tests.engines import AnswersLost, Clock, MemoryEngine, NeverStarts
@@ -166,6 +171,81 @@ async def test_a_dead_machine_fails_its_sandbox_and_hours_run_until_its_death(ri
     assert rig.engine.machines == {}
 
 
+def command_in(sandbox: Sandbox, **fields: object) -> Command:
+    return Command(
+        id=new_id(),
+        sandbox=sandbox.id,
+        organisation=sandbox.organisation,
+        epoch=sandbox.epoch,
+        kind="exec",
+        line="sleep 60",
+        cwd="/workspace",
+        user="root",
+        background=True,
+        pty=False,
+        timeout_ms=None,
+        started_at=sandbox.ready_at or 0,
+        started_by=sandbox.created_by,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+UNDER_COMMANDS = [
+    (DeathReason.OUT_OF_MEMORY, Outcome.OUT_OF_MEMORY, "out_of_memory"),
+    (DeathReason.HOST_MEMORY, Outcome.SANDBOX_ENDED, "host_memory"),
+    (DeathReason.EXITED, Outcome.SANDBOX_ENDED, "machine_died"),
+    (DeathReason.EXPIRED, Outcome.SANDBOX_ENDED, "max_duration"),
+]
+
+
+@pytest.mark.parametrize(("death", "outcome", "reason"), UNDER_COMMANDS, ids=[str(row[0]) for row in UNDER_COMMANDS])
+async def test_a_machine_that_dies_ends_each_open_command_once_with_its_event(
+    rig: Rig, database: Database, clock: Clock, death: DeathReason, outcome: Outcome, reason: str
+) -> None:
+    made = await ready(rig, await rig.caller())
+    opened = [command_in(made) for _ in range(3)]
+    over = Ending(opened[0].id, clock.at, Outcome.EXITED, exit_code=3)
+    written = CommandRows(database)
+    await written.write(opened, [over])
+    clock.at += 5000
+    rig.engine.die(made.id, death, clock.at)
+    await rig.round()
+    await rig.round()
+    found = [await written.get(one.id) for one in opened]
+    ends = [(row.outcome, row.reason, row.exit_code) for row in found if row is not None]
+    assert ends == [(Outcome.EXITED, None, 3), (outcome, reason, None), (outcome, reason, None)]
+    assert [row.ended_at for row in found if row is not None][1:] == [clock.at] * 2
+    async with database.reading() as connection:
+        told = await events.after(connection, made.id, 0)
+    assert [event.sequence for event in told] == list(range(1, len(told) + 1))
+    ended = {event.data["processId"]: event for event in told if event.type is EventType.COMMAND_ENDED}
+    assert sum(event.type is EventType.COMMAND_ENDED for event in told) == 3
+    assert {name: event.data["outcome"] for name, event in ended.items()} == {
+        opened[0].id: Outcome.EXITED,
+        opened[1].id: outcome,
+        opened[2].id: outcome,
+    }
+
+
+async def test_the_event_stream_of_a_failed_sandbox_ends_behind_its_commands_ends(
+    rig: Rig, database: Database, clock: Clock
+) -> None:
+    caller = await rig.caller()
+    made = await ready(rig, caller)
+    await CommandRows(database).write([command_in(made)], [])
+    stream = rig.sandboxes.events(caller, made.id, 4, idle_s=0.0)
+    rig.engine.die(made.id, DeathReason.EXITED, clock.at)
+    await rig.observe.run_once()
+    first = await anext(stream)
+    while first is None:
+        first = await anext(stream)
+    assert first.type is EventType.FAILED
+    assert await anext(stream) is None
+    await rig.round()
+    rest = [event.type async for event in stream if event is not None]
+    assert rest == [EventType.COMMAND_ENDED]
+
+
 async def test_a_machine_that_never_starts_fails_its_sandbox(database: Database, clock: Clock) -> None:
     rig = Rig(database, NeverStarts(clock), clock)
     made = await ready(rig, await rig.caller())
@@ -279,6 +359,22 @@ async def test_a_revoked_key_is_refused_within_a_second(rig: Rig, clock: Clock) 
         await other_process.keys.authenticate(made.key)
     with pytest.raises(Unauthenticated):
         await other_process.keys.caller_of(caller.key_id)
+
+
+async def test_an_expired_key_is_refused_and_a_rotated_one_replaced(rig: Rig, clock: Clock) -> None:
+    made = await rig.keys.create("one", "free", frozenset(), expires_at=clock.at + 10_000)
+    clock.at += 9_000
+    assert await rig.keys.authenticate(made.key)
+    rotated = await rig.keys.rotate(made.id)
+    with pytest.raises(Unauthenticated):
+        await rig.keys.authenticate(made.key)
+    assert (await rig.keys.authenticate(rotated.key)).key_id == rotated.id
+    clock.at += 2_000
+    for refused in (rig.keys.authenticate(rotated.key), rig.keys.caller_of(rotated.id)):
+        with pytest.raises(Unauthenticated):
+            await refused
+    with pytest.raises(NotFound):
+        await rig.keys.rotate(rotated.id)
 
 
 async def test_ended_sandboxes_are_forgotten_after_their_time(rig: Rig, clock: Clock) -> None:

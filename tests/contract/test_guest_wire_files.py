@@ -5,7 +5,6 @@ import base64
 import hashlib
 import os
 import stat
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,6 @@ def place(guest_program: GuestProgram, request: pytest.FixtureRequest) -> Path:
     path = guest_program.workspace / f"{abs(hash(request.node.name))}"
     path.mkdir()
     return path
-
-
-def mount(path: Path, size: str) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=True)
-
-
-def unmount(path: Path) -> None:
-    subprocess.run(["umount", str(path)], check=True)
 
 
 async def bytes_of(*chunks: bytes) -> AsyncIterator[bytes]:
@@ -182,19 +173,15 @@ async def test_a_broken_upload_leaves_the_old_file_and_nothing_else(guest: Guest
 async def test_a_full_disk_is_told_in_the_middle_of_an_upload(
     guest: Guest, place: Path, guest_program: GuestProgram
 ) -> None:
-    mount(place, "2m")
-    try:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(4000):
+            yield b"x" * 100_000
 
-        async def endless() -> AsyncIterator[bytes]:
-            for _ in range(4000):
-                yield b"x" * 100_000
-
+    with guest_program.file_system(place, "2m") as seen:
         upload = guest[0].upload(guest[1], {"op": "file.write", "path": str(place / "big")}, endless())
         assert await code_of(upload) == "no_space"
-        await eventually(lambda: list(place.iterdir()) == [])
+        await eventually(lambda: list(seen.iterdir()) == [])
         assert (await write(guest, place / "small", b"fits")).size == 4
-    finally:
-        unmount(place)
 
 
 async def test_many_entries_are_listed_whole(guest: Guest, place: Path) -> None:
@@ -227,10 +214,9 @@ async def test_moving_and_removing(guest: Guest, place: Path) -> None:
     assert entry.mode == 0o4755
 
 
-async def test_a_file_moves_to_another_file_system(guest: Guest, place: Path) -> None:
+async def test_a_file_moves_to_another_file_system(guest: Guest, place: Path, guest_program: GuestProgram) -> None:
     (place / "mnt").mkdir()
-    mount(place / "mnt", "4m")
-    try:
+    with guest_program.file_system(place / "mnt", "4m") as seen:
         (place / "file").write_bytes(b"moved" * 1000)
         (place / "file").chmod(0o640)
         os.chown(place / "file", 3, 4)
@@ -238,8 +224,7 @@ async def test_a_file_moves_to_another_file_system(guest: Guest, place: Path) ->
         entry = entry_of(await call(guest, **request))
         assert (entry.size, entry.mode, entry.uid, entry.gid) == (5000, 0o640, 3, 4)
         assert not (place / "file").exists()
-    finally:
-        unmount(place / "mnt")
+        assert (seen / "file").read_bytes() == b"moved" * 1000
 
 
 async def test_two_gigabytes_pass_both_ways_at_constant_memory(

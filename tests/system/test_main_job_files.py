@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.clients import eventually, Sandbox
+from tests.clients import Sandbox, eventually
 from tests.services import Service
 
 MIB = 1 << 20

@@ -71,10 +71,11 @@ class Idempotency:
                 mine = await answers.replace(connection, name, kept, decision)
         return Slot(name, decision.effect) if mine else None
 
-    async def complete(self, slot: Slot, answer: Answer) -> None:
-        """Keep an answer."""
+    async def complete(self, slot: Slot, answer: Answer, *, secret: bool = False) -> None:
+        """Keep an answer; of a secret one only that it was given: who repeats the request gets another."""
+        body = None if secret else answer.body
         async with self._database.writing() as connection:
-            await answers.change(connection, slot.name, self._owner, status=answer.status, body=answer.body)
+            await answers.change(connection, slot.name, self._owner, status=answer.status, body=body)
 
     async def give_up(self, slot: Slot) -> None:
         """Free a key whose work has no answer to keep. What it may have made will be found by the next try."""
@@ -84,7 +85,7 @@ class Idempotency:
 
 def decide(kept: Kept | None, wanted: Kept, too_old: int) -> Answer | Kept | None:
     """What a request gets: the answer that is kept, what to write to have the right to work (an owner of ours that is
-    not this process is one that died), or None, to wait.
+    not this process is one that died; an answer without a body was secret), or None, to wait.
 
     Raises:
         Conflict: the key came with another request before.
@@ -98,4 +99,5 @@ def decide(kept: Kept | None, wanted: Kept, too_old: int) -> Answer | Kept | Non
         raise Conflict("This Idempotency-Key was used with another request")
     if kept.status is not None and kept.body is not None:
         return Answer(kept.status, kept.body)
-    return None if kept.owner == wanted.owner else replace(wanted, effect=kept.effect)
+    at_it = kept.status is None and kept.owner == wanted.owner
+    return None if at_it else replace(wanted, effect=kept.effect)

@@ -158,6 +158,11 @@ def may_be_oom(process: Process) -> bool:
             return False
 
 
+def outcome_under(reason: str | None) -> Outcome:
+    """How the commands of a sandbox end that is over for `reason`. A host short of memory is no fault of theirs."""
+    return Outcome.OUT_OF_MEMORY if reason == Reason.OUT_OF_MEMORY else Outcome.SANDBOX_ENDED
+
+
 def ending_with(command: Command, sandbox: Sandbox | None, now_ms: int) -> Ending:
     """How a command ends whose sandbox ended under it."""
     reason = None if sandbox is None else sandbox.reason
@@ -165,6 +170,6 @@ def ending_with(command: Command, sandbox: Sandbox | None, now_ms: int) -> Endin
     return Ending(
         id=command.id,
         ended_at=max(command.started_at, min(now_ms, ended_at)),
-        outcome=Outcome.OUT_OF_MEMORY if reason == Reason.OUT_OF_MEMORY else Outcome.SANDBOX_ENDED,
+        outcome=outcome_under(reason),
         reason=reason or "The sandbox ended",
     )

@@ -283,7 +283,8 @@ class Sandboxes:
                 await ear.heard(min(left_s, POLL_S))
 
     async def events(self, caller: Caller, sandbox_id: str, after: int, idle_s: float) -> AsyncIterator[Event | None]:
-        """The events of a sandbox behind sequence `after`, as they happen, to its end; None after `idle_s` of silence.
+        """The events of a sandbox behind sequence `after`, as they happen, until it is over and its commands have
+        their ends; None after `idle_s` of silence.
 
         Raises:
             SandboxNotFound: there is none, or it is another's.
@@ -291,13 +292,14 @@ class Sandboxes:
         with self._changes.listen(sandbox_id) as ear:
             silent_s = 0.0
             while True:
-                sandbox = await self.get(caller, sandbox_id)
+                await self.get(caller, sandbox_id)
                 async with self._database.reading() as connection:
+                    over = await sandboxes.is_released(connection, sandbox_id)
                     news = await events.after(connection, sandbox_id, after)
                 for event in news:
                     yield event
                     after, silent_s = event.sequence, 0.0
-                if not news and sandbox.status in OVER:
+                if not news and over:
                     return
                 if not news and not await ear.heard(POLL_S):
                     silent_s += POLL_S

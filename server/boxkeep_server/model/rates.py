@@ -38,6 +38,10 @@ RATES: dict[CallKind, Rate] = {
 }
 
 
+ROUNDING = 1e-6
+"""So much of a call may lack: who waits as long as it was told is not refused again for the last bit of a sum."""
+
+
 @dataclass(slots=True)
 class Bucket:
     """A token bucket; time is given in, in seconds of a monotonic clock."""
@@ -56,7 +60,7 @@ class Bucket:
         per_s = self.rate.per_minute / 60
         self.tokens = min(float(self.rate.burst), self.tokens + max(0.0, now_s - self.at_s) * per_s)
         self.at_s = now_s
-        if self.tokens >= 1:
+        if self.tokens > 1 - ROUNDING:
             self.tokens -= 1
             return 0
         return max(1, math.ceil((1 - self.tokens) / per_s))

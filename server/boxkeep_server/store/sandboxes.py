@@ -141,6 +141,12 @@ async def told_end(connection: AsyncConnection, sandbox_id: str, epoch: int, not
     await connection.execute(statement.values(node_not_after=not_after))
 
 
+async def is_released(connection: AsyncConnection, sandbox_id: str) -> bool:
+    """Whether a sandbox is over and no node holds anything of it: nothing more will happen to it."""
+    query = sa.select(sandboxes.c.released).where(sandboxes.c.id == sandbox_id)
+    return bool((await connection.execute(query)).scalar_one_or_none())
+
+
 async def released(connection: AsyncConnection, sandbox_id: str) -> None:
     """Note that no node holds anything of a sandbox, and erase its environment."""
     await connection.execute(sa.update(sandboxes).where(sandboxes.c.id == sandbox_id).values(released=True))

@@ -7,9 +7,12 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
+from boxkeep_server.model.errors import NotFound
 from boxkeep_server.web.dispatch import Dispatch
 from boxkeep_server.web.edge import Edge
+from boxkeep_server.web.errors import response_of
 from boxkeep_server.web.openapi import document
 from boxkeep_server.web.parts import Parts
 from boxkeep_server.web.routes import (
@@ -41,7 +44,7 @@ Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 def described() -> dict[str, Any]:
     """The OpenAPI document of this API."""
-    return document(OPERATIONS, service.OPERATIONS)
+    return document(OPERATIONS, (*service.OPERATIONS, service.described({})))
 
 
 class Api:
@@ -59,7 +62,8 @@ class Api:
         elif scope["path"] == SOCKET_PATH:
             await self._terminals(scope, receive, send)
         else:
-            await send({"type": "websocket.close", "code": 1000})
+            nothing = NotFound(f"There is nothing at {scope['path'][:200]}")
+            await WebSocket(scope, receive, send).send_denial_response(response_of(nothing))
 
 
 def build(parts: Parts, lifespan: Lifespan | None = None) -> Starlette:

@@ -15,7 +15,7 @@ from boxkeep_server.web.auth import caller_by_key, caller_by_token, check_scope,
 from boxkeep_server.web.edge import ROUTE
 from boxkeep_server.web.errors import MethodNotAllowed
 from boxkeep_server.web.fields import Fields, Nothing, check_fields, parse_query
-from boxkeep_server.web.idempotent import answer_once
+from boxkeep_server.web.idempotent import answer_once, key_of
 from boxkeep_server.web.json_bodies import check_content_type, parse_object, read_body
 from boxkeep_server.web.operations import AnyOperation, Call, OpenOperation
 from boxkeep_server.web.parts import Caller, Parts
@@ -61,16 +61,17 @@ class Dispatch:
         raw = b"" if operation.raw or operation.method in ("GET", "HEAD") else await self._body(operation, request)
         query = fields if fields is not None else parse_query(operation.query, scope["query_string"])
         body = self._checked(operation, caller, raw, request)
+        key = key_of(request) if operation.method == "POST" else None
         check_scope(caller, operation.scope)
         call = Call(request, caller, self._parts)
-        if operation.method != "POST":
+        if key is None:
             return await operation.handler(call, query, body)
         fingerprint = hashlib.sha256(scope["query_string"] + b"\0" + raw).hexdigest()
 
         async def once(effect: str | None) -> Response:
             return await operation.handler(replace(call, effect=effect), query, body)
 
-        return await answer_once(call, operation.path, fingerprint, once)
+        return await answer_once(call, operation, key, fingerprint, once)
 
     async def _caller(self, operation: AnyOperation, request: Request, scope: Scope) -> tuple[Caller, Fields | None]:
         """Whoever asks; and the query, where a token in it had to be read for that."""

@@ -15,6 +15,7 @@ LOG = logging.getLogger("boxkeep.web")
 ACCESS = logging.getLogger("boxkeep.access")
 ROUTE = "boxkeep.route"
 REQUEST_ID = "boxkeep.request_id"
+_BEGINNINGS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 UNKNOWN_ROUTE = "unknown"
 
 
@@ -31,10 +32,10 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, WebSocket or lifespan."""
-        if scope["type"] != "http":
-            await self._inner(scope, receive, send)
-            return
         outlet = _Outlet(send, secrets.token_hex(16))
+        if scope["type"] != "http":
+            await self._inner(scope, receive, outlet)
+            return
         scope[REQUEST_ID] = outlet.request_id
         began = time.perf_counter()
         try:
@@ -67,9 +68,9 @@ class _Outlet:
         self.begun = False
 
     async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] in _BEGINNINGS:
             self.begun = True
-            self.status = message["status"]
+            self.status = message.get("status", 101)
             message["headers"] = [
                 *message.get("headers", ()),
                 (b"x-request-id", self.request_id.encode()),

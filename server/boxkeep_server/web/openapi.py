@@ -9,10 +9,25 @@ from pydantic.json_schema import models_json_schema
 
 from boxkeep_server.web import shapes
 from boxkeep_server.web.fields import Fields
+from boxkeep_server.web.idempotent import LONGEST_KEY
 from boxkeep_server.web.operations import Answer, AnyOperation, OpenOperation
 
-ALWAYS = (400, 401, 403, 413, 429, 500)
+ALWAYS = (400, 401, 403, 413, 429, 500, 503)
 REFS = "#/components/schemas/{model}"
+
+_IDEMPOTENT = (
+    "The same key with the same request gets the first answer again, for 24 hours, with `Idempotent-Replayed: true`; "
+    "with another request it is a 409. Refusals and streams are not kept."
+)
+_IDEMPOTENT_SECRETLY = "The answer carries a token and is not kept: the same request again gets another."
+_RETRY = {"Retry-After": "After how many seconds to try again."}
+_FAULT_HEADERS = {
+    401: {"WWW-Authenticate": "`Bearer`."},
+    416: {"Content-Range": "How large the file is."},
+    429: _RETRY
+    | {"Retry-After": "After how many seconds to try again; not there where a limit of the plan is reached."},
+    503: _RETRY,
+}
 
 Json = dict[str, Any]
 Names = Mapping[Any, str]
@@ -49,7 +64,7 @@ def document(operations: Iterable[AnyOperation], opened: Iterable[OpenOperation]
 
 def _schemas(operations: list[AnyOperation], opened: list[OpenOperation]) -> tuple[Names, Json]:
     answers = [a for o in operations for a in o.answers.values()] + [a for o in opened for a in o.answers.values()]
-    shown: list[type[BaseModel]] = [answer.model for answer in answers if answer.model is not None]
+    shown = [model for answer in answers for model in (answer.model, answer.events) if model is not None]
     wished: list[type[BaseModel]] = [o.query for o in operations] + [o.body for o in operations]
     pairs: list[tuple[Any, Any]] = [(kind, "serialization") for kind in dict.fromkeys([shapes.ErrorShape, *shown])]
     pairs.extend((kind, "validation") for kind in dict.fromkeys(wished))
@@ -95,13 +110,17 @@ def _parameters(operation: AnyOperation, query: Json) -> list[Json]:
         {"name": name, "in": "query", "required": name in required, "schema": _without_null(schema)}
         for name, schema in query.get("properties", {}).items()
     ]
+    heeded = dict(operation.headers)
     if operation.method == "POST":
-        schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"}
-        about = "The same key with the same request gets the first answer again, for 24 hours."
-        found.append(
-            {"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema, "description": about}
-        )
-    return found
+        heeded["Idempotency-Key"] = _IDEMPOTENT_SECRETLY if operation.secret else _IDEMPOTENT
+    return found + [_header_parameter(name, about) for name, about in heeded.items()]
+
+
+def _header_parameter(name: str, about: str) -> Json:
+    schema: Json = {"type": "string"}
+    if name == "Idempotency-Key":
+        schema |= {"minLength": 1, "maxLength": LONGEST_KEY, "pattern": "^[ -~]+$"}
+    return {"name": name, "in": "header", "required": False, "schema": schema, "description": about}
 
 
 def _without_null(schema: Json) -> Json:
@@ -117,22 +136,37 @@ def _responses(answers: Mapping[int, Answer], names: Names) -> Json:
 
 
 def _response(answer: Answer, names: Names) -> Json:
-    described: Json = {"description": answer.description, "headers": {"X-Request-Id": {"schema": {"type": "string"}}}}
+    described: Json = {"description": answer.description, "headers": _headers(answer.headers)}
+    content: Json = {}
     if answer.media is not None:
         schema: Json = {"type": "string"} if answer.model is None else _ref(names[answer.model])
-        described["content"] = {answer.media: {"schema": schema}}
-    return described
+        content[answer.media] = {"schema": schema}
+    if answer.events is not None:
+        content["text/event-stream"] = {"schema": _event(names[answer.events])}
+    return described | ({"content": content} if content else {})
+
+
+def _event(name: str) -> Json:
+    """One server-sent event of a stream."""
+    data: Json = {"type": "string", "contentMediaType": "application/json", "contentSchema": _ref(name)}
+    return {"type": "object", "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": data}}
+
+
+def _headers(more: Mapping[str, str]) -> Json:
+    told = {"X-Request-Id": "Names the request in the service's log.", **more}
+    return {name: {"description": about, "schema": {"type": "string"}} for name, about in told.items()}
 
 
 def _faults(operation: AnyOperation) -> Json:
     idempotent = {409} if operation.method == "POST" else set()
-    statuses = sorted({*ALWAYS, 503, *operation.faults, *idempotent})
+    statuses = sorted({*ALWAYS, *operation.faults, *idempotent})
     return {str(status): _fault(status) for status in statuses if status not in operation.answers}
 
 
 def _fault(status: int) -> Json:
     content = {"application/json": {"schema": _ref("ErrorShape")}}
-    return {"description": HTTPStatus(status).phrase, "content": content}
+    headers = _headers(_FAULT_HEADERS.get(status, {}))
+    return {"description": HTTPStatus(status).phrase, "headers": headers, "content": content}
 
 
 def _open_operation(operation: OpenOperation, names: Names) -> Json:

@@ -13,6 +13,7 @@ from boxkeep_server.model.scopes import Scope
 from boxkeep_server.web.fields import Fields, Nothing
 from boxkeep_server.web.json_bodies import ORDINARY_BODY
 from boxkeep_server.web.parts import Caller, Parts
+from boxkeep_server.web.shapes import carries_token
 from boxkeep_server.web.tokens import Purpose
 
 Q = TypeVar("Q", bound=Fields)
@@ -34,11 +35,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A way in which an operation succeeds. `model` documents a JSON body; other media are opaque bytes."""
+    """A way in which an operation succeeds. `model` documents a JSON body; other media are opaque bytes.
+
+    `events` documents the data of the server-sent events that it may send instead; `headers` those of its own.
+    """
 
     description: str
     model: type[BaseModel] | None = None
     media: str | None = "application/json"
+    events: type[BaseModel] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +52,8 @@ class Operation(Generic[Q, B]):
     """One method of one path.
 
     `check` holds what only the caller's plan can tell about a body (a 400 that comes before the scope's 403);
-    `faults` are the error statuses beyond those that every operation has; `raw` bodies reach the handler unread.
+    `faults` are the error statuses beyond those that every operation has; `raw` bodies reach the handler unread;
+    `headers` are the request's headers that it heeds, and what they mean.
     """
 
     method: str
@@ -64,6 +71,7 @@ class Operation(Generic[Q, B]):
     body_limit: int = ORDINARY_BODY
     raw: bool = False
     token: Purpose | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
     tag: str = field(default="sandboxes")
 
@@ -71,6 +79,11 @@ class Operation(Generic[Q, B]):
     def takes_json(self) -> bool:
         """Whether a JSON body belongs to it."""
         return self.body is not Nothing and not self.raw
+
+    @property
+    def secret(self) -> bool:
+        """Whether an answer of it carries a token, as its shape says: then it is for its caller and kept nowhere."""
+        return any(carries_token(answer.model) for answer in self.answers.values() if answer.model is not None)
 
 
 AnyOperation = Operation[Any, Any]

@@ -1,12 +1,12 @@
 """Paths in bodies and queries: `path` as text or `pathBase64` as any bytes, absolute inside the sandbox."""
 
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from boxkeep_server.control.files import Place
 from boxkeep_server.model.errors import Invalid
-from boxkeep_server.web.fields import Text, decode_base64
+from boxkeep_server.web.fields import Fields, Text, decode_base64
 
 LONGEST = 4096
 WORKSPACE = "/workspace"
@@ -31,6 +31,32 @@ def place_of(path: str | None, path_base64: str | None, name: str = "path", defa
     if len(path.encode()) > LONGEST:
         raise Invalid(f"Invalid {name}: must have at most {LONGEST} bytes")
     return Place(path=path if path.startswith("/") else f"{WORKSPACE}/{path}")
+
+
+class AtPath(Fields):
+    """A path, in one of its two forms. That it is one is part of the fields' form: a 400 that comes before a 403."""
+
+    DEFAULT: ClassVar[str | None] = None
+
+    path: PathText | None = None
+    path_base64: PathBytes | None = None
+
+    def model_post_init(self, _: Any) -> None:
+        """It names a place.
+
+        Raises:
+            Invalid: as `place` does.
+        """
+        assert self.place
+
+    @property
+    def place(self) -> Place:
+        """The place that it names.
+
+        Raises:
+            Invalid: as `place_of`.
+        """
+        return place_of(self.path, self.path_base64, default=self.DEFAULT)
 
 
 def _checked_bytes(text: str, name: str) -> str:

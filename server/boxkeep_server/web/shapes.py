@@ -1,8 +1,9 @@
 """What answers look like, for the OpenAPI document alone: answers are built by hand and tests hold them to these."""
 
-from typing import Any, Literal
+from functools import cache
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from pydantic.alias_generators import to_camel
 
 from boxkeep_server.model.commands import Outcome
@@ -18,12 +19,29 @@ class Shape(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
+MARK = "x-secret"
+Secret = Annotated[str, Field(json_schema_extra={MARK: True})]
+"""Text that carries a signed token: whoever has it may use it."""
+
+
+@cache
+def carries_token(shape: type[BaseModel]) -> bool:
+    """Whether an answer of this shape carries a signed token."""
+    return f"'{MARK}'" in repr(shape.model_json_schema())
+
+
 class ErrorShape(Shape):
     """Every error."""
 
     model_config = ConfigDict(extra="allow")
     error: str = Field(description="A sentence that says what is wrong.")
     code: str | None = Field(default=None, description="A stable code, where there is one.")
+    required_plan: str | None = Field(default=None, description="The lowest plan that has what was asked for.")
+    current_plan: str | None = Field(default=None, description="The plan of the caller's organisation.")
+    limit_ms: int | None = Field(default=None, description="The plan's limit, where a duration is over it.")
+    limit_bytes: int | None = Field(default=None, description="The limit of the body, where that is too large.")
+    detail: str | None = None
+    request_id: str | None = Field(default=None, description="With a 500: the id under which it is in the log.")
 
 
 class Ok(Shape):
@@ -65,7 +83,7 @@ class ListedShape(Shape):
 class SandboxShape(ListedShape):
     """A sandbox."""
 
-    terminal_url: str | None = Field(
+    terminal_url: Secret | None = Field(
         description="WebSocket of a new terminal, good for five minutes; null unless it is ready and the key may exec."
     )
     preview_base_url: str | None
@@ -79,13 +97,15 @@ class SandboxShape(ListedShape):
     env_names: list[str]
 
 
-class SandboxOrList(Shape):
-    """With `id`: the fields of that sandbox. Without: `items` and `nextCursor`."""
+class SandboxList(Shape):
+    """A page of sandboxes."""
 
-    model_config = ConfigDict(extra="allow")
-    id: str | None = None
-    items: list[ListedShape] | None = None
-    next_cursor: str | None = None
+    items: list[ListedShape]
+    next_cursor: str | None
+
+
+class SandboxOrList(RootModel[SandboxShape | SandboxList]):
+    """With `id` that sandbox, without it a page of all."""
 
 
 class EventShape(Shape):
@@ -126,24 +146,31 @@ class LaunchedShape(Shape):
     process_id: str
 
 
-class ExecShape(Shape):
-    """A `ResultShape`; with `background` only `id` and `processId`."""
+class ExecShape(RootModel[ResultShape | LaunchedShape]):
+    """How a command ended; with `background` only its ids."""
+
+
+class CommandEventShape(Shape):
+    """The data of an event of a command that is watched.
+
+    `start`: `id` and `processId`. `stdout`, `stderr`: `data` in `encoding`. `exit`: how it ended, as a result says it
+    without the output. `error`: an error of the service after the start.
+    """
 
     model_config = ConfigDict(extra="allow")
-    id: str
-    process_id: str
+    id: str | None = None
+    process_id: str | None = None
+    data: str | None = None
+    encoding: Literal["utf-8", "base64"] | None = None
     outcome: Outcome | None = None
     exit_code: int | None = None
     signal: int | None = None
     reason: str | None = None
-    stdout: str | None = None
-    stderr: str | None = None
     stdout_bytes: int | None = None
     stderr_bytes: int | None = None
-    encoding: Literal["utf-8", "base64"] | None = None
-    truncated: bool | None = None
     timed_out: bool | None = None
     duration_ms: int | None = None
+    error: str | None = None
 
 
 class ProcessShape(Shape):
@@ -187,8 +214,8 @@ class TerminalShape(Shape):
 
     id: str
     terminal_id: str
-    terminal_url: str
-    token: str
+    terminal_url: Secret
+    token: Secret
     expires_at: int
 
 
@@ -237,7 +264,7 @@ class FileContent(Shape):
 class SignedUrl(Shape):
     """A URL that anyone may use until it expires."""
 
-    url: str
+    url: Secret
     method: Literal["GET", "PUT"]
     expires_at: int
 

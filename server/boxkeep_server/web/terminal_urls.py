@@ -1,11 +1,13 @@
 """URLs of terminals: each names its terminal, so that the same URL, or a new one for the same id, rejoins it."""
 
+import secrets
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from boxkeep_server.web.parts import Caller, Parts
 from boxkeep_server.web.tokens import Purpose
 
+NONCE_BYTES = 8
 SOCKET_PATH = "/v1/sandboxes/terminal"
 
 
@@ -16,6 +18,11 @@ class TerminalUrl:
     url: str
     token: str
     expires_at: int
+
+
+def new_terminal_id(parts: Parts, sandbox_id: str) -> str:
+    """An id for a new terminal of a sandbox. Ids of other sandboxes' terminals, and made-up ones, are none of its."""
+    return parts.tokens.new_name(sandbox_id, secrets.token_hex(NONCE_BYTES))
 
 
 def terminal_url(parts: Parts, caller: Caller, sandbox_id: str, terminal_id: str) -> TerminalUrl:

@@ -16,6 +16,7 @@ from boxkeep_server.model.errors import Unauthenticated
 LIFE_MS = 5 * 60_000
 SECRET_BYTES = 32
 LONGEST = 8192
+NAME_NONCE = 16
 
 
 class Purpose(StrEnum):
@@ -63,6 +64,19 @@ class Tokens:
         expires_at = self._now_ms() + LIFE_MS
         payload = _encode(orjson.dumps([organisation, sandbox, purpose, key_id, bound, expires_at]))
         return f"{payload}.{_encode(self._mac(payload))}", expires_at
+
+    def new_name(self, sandbox: str, nonce: str) -> str:
+        """A name of 32 hexadecimals for something in a sandbox, made of 16 random ones; `names` knows it again."""
+        return nonce + self._seal_of_name(sandbox, nonce)
+
+    def names(self, sandbox: str, name: str) -> bool:
+        """Whether a name was given out for this sandbox: that of another's thing is like one that never was."""
+        half = NAME_NONCE
+        return hmac.compare_digest(name[half:].encode(), self._seal_of_name(sandbox, name[:half]).encode())
+
+    def _seal_of_name(self, sandbox: str, nonce: str) -> str:
+        about = f"boxkeep name 1\n{sandbox}\n{nonce}".encode()
+        return hmac.digest(self._secret, about, hashlib.sha256).hex()[: 32 - NAME_NONCE]
 
     def read(self, token: str, purpose: Purpose) -> Grant:
         """What a token grants.

@@ -1,6 +1,7 @@
 """What a client may say of a sandbox: the bodies of create and change, and their exact sentences."""
 
 import ipaddress
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -47,9 +48,9 @@ def _region(value: object) -> object:
 
 
 def _duration(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= LONGEST_DURATION_MS:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= LONGEST_DURATION_MS:
         raise sentence("Invalid maxDurationMs")
-    return int(value)
+    return math.ceil(value)
 
 
 def _map_of_strings(field: str, most: int) -> BeforeValidator:
@@ -94,7 +95,9 @@ Name = Annotated[str, Field(max_length=200), BeforeValidator(_no_control)]
 Env = Annotated[dict[str, str], BeforeValidator(_env_names), _map_of_strings("env", ENV_BYTES)]
 Metadata = Annotated[dict[str, str], _map_of_strings("metadata", METADATA_BYTES)]
 Duration = Annotated[
-    int, BeforeValidator(_duration), WithJsonSchema({"type": "number", "minimum": 1, "maximum": LONGEST_DURATION_MS})
+    int,
+    BeforeValidator(_duration),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_DURATION_MS}),
 ]
 Cidr = Annotated[str, BeforeValidator(_network)]
 

@@ -8,11 +8,11 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from boxkeep_server.control.launches import outcome_under
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.steps import RELEASE, SYSTEM, Steps
 from boxkeep_server.engine.interface import Engine, EngineError
-from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.node_api import Release as Remains
 from boxkeep_server.model.sandboxes import Reason, Sandbox
@@ -87,11 +87,10 @@ class Release:
         return current
 
     async def _settle(self, connection: AsyncConnection, sandbox: Sandbox, remains: Remains) -> None:
-        oom = sandbox.reason in (Reason.OUT_OF_MEMORY, Reason.HOST_MEMORY)
         await endings.settle_open(
             connection,
             sandbox.id,
-            outcome=Outcome.OUT_OF_MEMORY if oom else Outcome.SANDBOX_ENDED,
+            outcome=outcome_under(sandbox.reason),
             reason=sandbox.reason or Reason.USER_REQUEST,
             at=sandbox.ended_at or self._steps.now_ms(),
         )

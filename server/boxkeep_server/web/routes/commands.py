@@ -4,7 +4,7 @@ import base64
 import codecs
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 from starlette.responses import Response
@@ -58,6 +58,15 @@ class _Run(Fields):
     background: bool | None = None
     stream: bool | None = None
     encoding: Encoding | None = None
+
+    def model_post_init(self, _: Any) -> None:
+        """One way of answering.
+
+        Raises:
+            Invalid: two are asked for.
+        """
+        if self.background and self.stream:
+            raise Invalid("background and stream exclude each other: follow a background command by its output")
 
     @property
     def timeout_ms(self) -> int | None:
@@ -143,8 +152,6 @@ def _stdin_of(body: ExecBody) -> bytes | None:
 
 async def _perform(call: Call, body: _Run, launch: Launch) -> Response:
     commands, encoding = call.parts.commands, body.encoding or "utf-8"
-    if body.background and body.stream:
-        raise Invalid("background and stream exclude each other: follow a background command by its output")
     if body.background:
         command = await commands.launch(call.caller, body.id, launch, call.effect)
         return json_response({"id": body.id, "processId": command.id})
@@ -228,8 +235,10 @@ def encoded(data: bytes, encoding: Encoding) -> str:
 _FAULTS = frozenset({404, 409, 502, 503, 504})
 _ANSWERS = {
     200: Answer(
-        "How it ended; with `background` its id; with `stream` server-sent events `start`, `stdout`, `stderr`, `exit`.",
+        "How it ended; with `background` its id; with `stream` server-sent events `start`, `stdout`, `stderr`, `exit`, "
+        "or at last `error`.",
         shapes.ExecShape,
+        events=shapes.CommandEventShape,
     )
 }
 

@@ -74,16 +74,18 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         name="watchEvents",
         summary="Watch a sandbox's events",
         description="Server-sent events, each with its sequence as id; `Last-Event-ID` goes on after one. A comment "
-        "every 15 s of silence. The stream ends with the sandbox; asked again after its last event it is a 204.",
+        "every 15 s of silence. The stream ends when the sandbox is over and its commands have their outcomes; asked "
+        "again after its last event it is a 204.",
         scope=Scope.READ,
         kind=CallKind.READ,
         handler=events,
         query=EventsQuery,
         body=Nothing,
         answers={
-            200: Answer("The events.", shapes.EventShape, "text/event-stream"),
+            200: Answer("The events.", media=None, events=shapes.EventShape),
             204: Answer("The sandbox is over and there is nothing more.", None, None),
         },
+        headers={"Last-Event-ID": "The `sequence` behind which to go on."},
         faults=frozenset({404}),
     ),
 )

@@ -16,7 +16,7 @@ from boxkeep_server.model.scopes import Scope
 from boxkeep_server.web import shapes
 from boxkeep_server.web.fields import Fields, Nothing, Query, Text, decode_base64
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
-from boxkeep_server.web.paths import WORKSPACE, PathBytes, PathText, bound_of, place_of
+from boxkeep_server.web.paths import WORKSPACE, AtPath, PathBytes, PathText, bound_of, place_of
 from boxkeep_server.web.tokens import Purpose
 from boxkeep_server.web.views import json_response
 
@@ -28,12 +28,10 @@ WRITE_BODY = 64 << 20
 STEP = 256 * 1024
 
 
-class PathQuery(Query):
+class PathQuery(Query, AtPath):
     """A path in a sandbox."""
 
     id: SandboxId
-    path: PathText | None = None
-    path_base64: PathBytes | None = None
 
 
 class ReadQuery(PathQuery):
@@ -42,12 +40,16 @@ class ReadQuery(PathQuery):
     encoding: Encoding | None = None
 
 
-class PathBody(Fields):
+class ListQuery(PathQuery):
+    """A directory in a sandbox, by default `/workspace`."""
+
+    DEFAULT = WORKSPACE
+
+
+class PathBody(AtPath):
     """A path in a sandbox."""
 
     id: SandboxId
-    path: PathText | None = None
-    path_base64: PathBytes | None = None
 
 
 class WriteBody(PathBody):
@@ -77,6 +79,23 @@ class MoveBody(Fields):
     to_base64: PathBytes | None = None
     overwrite: bool | None = None
 
+    def model_post_init(self, _: Any) -> None:
+        """Both places are ones.
+
+        Raises:
+            Invalid: as `places` does.
+        """
+        assert self.places
+
+    @property
+    def places(self) -> tuple[Place, Place]:
+        """From where to where.
+
+        Raises:
+            Invalid: one is missing, named twice or none.
+        """
+        return place_of(self.source, self.source_base64, "from"), place_of(self.to, self.to_base64, "to")
+
 
 class RemoveBody(PathBody):
     """What to remove."""
@@ -103,7 +122,7 @@ def shown_path(place: Place) -> dict[str, object]:
 
 async def read(call: Call, query: ReadQuery, _: Nothing) -> Response:
     """A file's content."""
-    place = place_of(query.path, query.path_base64)
+    place = query.place
     data = await call.parts.files.content(call.caller, query.id, place)
     text, encoding = _as_text(data, query.encoding)
     return json_response({**shown_path(place), "content": text, "encoding": encoding, "size": len(data)})
@@ -121,7 +140,7 @@ def _as_text(data: bytes, wished: Encoding | None) -> tuple[str, Encoding]:
 
 async def write(call: Call, _: Nothing, body: WriteBody) -> Response:
     """Write a file."""
-    place = place_of(body.path, body.path_base64)
+    place = body.place
     data = decode_base64(body.content, "content") if body.encoding == "base64" else body.content.encode()
     if len(data) > INLINE_MOST:
         raise TooLarge(f"The content is larger than {INLINE_MOST} bytes. Use /v1/sandboxes/fs/upload")
@@ -136,16 +155,16 @@ async def _pieces(data: bytes) -> AsyncIterator[bytes]:
         yield data[at : at + STEP]
 
 
-async def list_(call: Call, query: PathQuery, _: Nothing) -> Response:
+async def list_(call: Call, query: ListQuery, _: Nothing) -> Response:
     """What a directory holds."""
-    place = place_of(query.path, query.path_base64, default=WORKSPACE)
+    place = query.place
     entries = await call.parts.files.list(call.caller, query.id, place)
     return json_response({**shown_path(place), "entries": [entry.shown() for entry in entries]})
 
 
 async def stat(call: Call, query: PathQuery, _: Nothing) -> Response:
     """What lies at a path."""
-    place = place_of(query.path, query.path_base64)
+    place = query.place
     return _entry_response(query.id, await call.parts.files.stat(call.caller, query.id, place))
 
 
@@ -154,7 +173,7 @@ async def mkdir(call: Call, _: Nothing, body: MkdirBody) -> Response:
     entry = await call.parts.files.mkdir(
         call.caller,
         body.id,
-        place_of(body.path, body.path_base64),
+        body.place,
         mode=body.mode,
         parents=body.parents is not False,
         user=body.user,
@@ -164,28 +183,27 @@ async def mkdir(call: Call, _: Nothing, body: MkdirBody) -> Response:
 
 async def move(call: Call, _: Nothing, body: MoveBody) -> Response:
     """Rename."""
-    source = place_of(body.source, body.source_base64, "from")
-    target = place_of(body.to, body.to_base64, "to")
+    source, target = body.places
     entry = await call.parts.files.move(call.caller, body.id, source, target, overwrite=bool(body.overwrite))
     return _entry_response(body.id, entry)
 
 
 async def remove(call: Call, _: Nothing, body: RemoveBody) -> Response:
     """Remove."""
-    place = place_of(body.path, body.path_base64)
+    place = body.place
     await call.parts.files.remove(call.caller, body.id, place, recursive=bool(body.recursive))
     return json_response({"ok": True})
 
 
 async def chmod(call: Call, _: Nothing, body: ChmodBody) -> Response:
     """Change a mode."""
-    place = place_of(body.path, body.path_base64)
+    place = body.place
     return _entry_response(body.id, await call.parts.files.chmod(call.caller, body.id, place, body.mode))
 
 
 async def url(call: Call, _: Nothing, body: UrlBody) -> Response:
     """A signed URL."""
-    place = place_of(body.path, body.path_base64)
+    place = body.place
     await call.parts.sandboxes.get(call.caller, body.id)
     purpose = Purpose(body.operation)
     fields = {name: str(value) for name, value in place.fields().items()}
@@ -248,7 +266,7 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         "list",
         "List a directory",
         handler=list_,
-        query=PathQuery,
+        query=ListQuery,
         answers={200: Answer("What it holds.", shapes.EntryList)},
     ),
     _operation("GET", "stat", "Look at a path; links are not followed", handler=stat, query=PathQuery),

@@ -154,6 +154,10 @@ async def wait(call: Call, _: Nothing, body: WaitBody) -> Response:
 
 
 PATH = "/v1/sandboxes/processes"
+_OUTPUT_HEADERS = {
+    "X-Output-Offset": "Where in the stream the bytes begin.",
+    "X-Output-Dropped": "`from-to`: what of the stream is gone, if anything is.",
+}
 _FAULTS = frozenset({404, 409, 502, 503, 504})
 
 OPERATIONS: tuple[AnyOperation, ...] = (
@@ -183,7 +187,7 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         handler=output,
         query=OutputQuery,
         body=Nothing,
-        answers={200: Answer("The bytes.", None, "application/octet-stream")},
+        answers={200: Answer("The bytes.", None, "application/octet-stream", headers=_OUTPUT_HEADERS)},
         faults=_FAULTS,
         tag="commands",
     ),

@@ -1,9 +1,9 @@
 """Sandboxes: create, read, list, change, end, pause and resume."""
 
-import secrets
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import Response
 
 from boxkeep_server.model.errors import Invalid, NotBuilt
@@ -13,10 +13,10 @@ from boxkeep_server.model.scopes import Scope, permits
 from boxkeep_server.model.statuses import ACTIVE, Status
 from boxkeep_server.web import shapes
 from boxkeep_server.web.capabilities import check_built, check_plan
-from boxkeep_server.web.fields import Fields, Nothing, Query, QueryInt, Text
+from boxkeep_server.web.fields import Fields, Nothing, Query, QueryInt, Text, sentence
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 from boxkeep_server.web.parts import Caller
-from boxkeep_server.web.terminal_urls import terminal_url
+from boxkeep_server.web.terminal_urls import new_terminal_id, terminal_url
 from boxkeep_server.web.views import created, json_response, listed, whole
 from boxkeep_server.web.wishes import CreateBody, PatchBody, check_duration
 
@@ -41,12 +41,14 @@ class ReadQuery(Query):
     status: (
         Literal["queued", "assigning", "ready", "active", "pausing", "paused", "ending", "ended", "failed"] | None
     ) = None
-    metadata: dict[str, str] | None = None
+    metadata: SkipJsonSchema[dict[str, str] | None] = None
 
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Put all of `metadata.<name>=<value>` into one field."""
+        if "metadata" in fields:
+            raise sentence("Unknown field 'metadata'. Filter by metadata.<name>=<value>")
         found = {name.removeprefix(FILTER): value for name, value in fields.items() if name.startswith(FILTER)}
         rest = {name: value for name, value in fields.items() if not name.startswith(FILTER)}
         return {**rest, "metadata": found} if found else rest
@@ -83,7 +85,7 @@ async def create(call: Call, query: WaitQuery, body: CreateBody) -> Response:
     if body.capabilities is not None:
         check_plan(body.capabilities, call.caller.plan)
         check_built(body.capabilities)
-    if body.lifecycle is not None:
+    if body.lifecycle:
         raise NotBuilt("lifecycle is not available on this server yet")
     sandbox = await call.parts.sandboxes.create(call.caller, body.wish(), call.effect)
     sandbox = await _awaited(call, query, sandbox)
@@ -119,7 +121,7 @@ async def _read_one(call: Call, sandbox_id: str) -> Response:
 def _whole(call: Call, sandbox: Sandbox) -> dict[str, object]:
     url = None
     if sandbox.running and permits(call.caller.scopes, Scope.EXEC):
-        url = terminal_url(call.parts, call.caller, sandbox.id, secrets.token_hex(16)).url
+        url = terminal_url(call.parts, call.caller, sandbox.id, new_terminal_id(call.parts, sandbox.id)).url
     return whole(sandbox, call.parts.commands.active(sandbox.id), url)
 
 

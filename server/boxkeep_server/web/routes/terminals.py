@@ -2,11 +2,10 @@
 
 The socket carries the terminal's bytes both ways, in text or binary frames, as the attach addon of xterm.js sends and
 takes them. One text frame is not typed text: a JSON object that names the terminal, `{"terminalId": "<its id>",
-"resize": {"rows": 40, "cols": 120}}`. The id is 128 random bits, so that nothing typed or pasted is taken for it.
+"resize": {"rows": 40, "cols": 120}}`. The id is random and sealed, so that nothing typed or pasted is taken for it.
 """
 
 import asyncio
-import secrets
 from typing import Annotated
 
 import orjson
@@ -17,7 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from boxkeep_server.control.terminals import Size
 from boxkeep_server.control.visits import Duplex
-from boxkeep_server.model.errors import BoxkeepError, NotReady, PermissionDenied, Unauthenticated
+from boxkeep_server.model.errors import BoxkeepError, NotFound, NotReady, PermissionDenied, Unauthenticated
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.scopes import Scope as KeyScope
 from boxkeep_server.web import shapes
@@ -26,7 +25,7 @@ from boxkeep_server.web.errors import response_of
 from boxkeep_server.web.fields import Nothing, Query, QueryInt, Text, parse_query
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 from boxkeep_server.web.parts import Caller, Parts
-from boxkeep_server.web.terminal_urls import SOCKET_PATH, terminal_url
+from boxkeep_server.web.terminal_urls import SOCKET_PATH, new_terminal_id, terminal_url
 from boxkeep_server.web.tokens import Grant, Purpose
 from boxkeep_server.web.views import json_response
 
@@ -62,7 +61,9 @@ async def terminal(call: Call, query: TerminalQuery, _: Nothing) -> Response:
     sandbox = await call.parts.sandboxes.get(call.caller, query.id)
     if not sandbox.running:
         raise NotReady
-    terminal_id = query.terminal_id or secrets.token_hex(16)
+    terminal_id = query.terminal_id or new_terminal_id(call.parts, sandbox.id)
+    if not call.parts.tokens.names(sandbox.id, terminal_id):
+        raise NotFound("Terminal not found")
     link = terminal_url(call.parts, call.caller, sandbox.id, terminal_id)
     return json_response(
         {

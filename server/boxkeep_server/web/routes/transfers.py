@@ -21,7 +21,7 @@ from boxkeep_server.web.edge import Broken
 from boxkeep_server.web.event_streams import send_in_time
 from boxkeep_server.web.fields import Nothing, Query, QueryInt, Text
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
-from boxkeep_server.web.paths import PathBytes, PathText, bound_of, place_of
+from boxkeep_server.web.paths import AtPath, bound_of
 from boxkeep_server.web.ranges import etag_of, part_of
 from boxkeep_server.web.tokens import Purpose
 from boxkeep_server.web.views import json_response
@@ -38,12 +38,10 @@ SAFE = {
 """A browser that is led to a user's file saves it; it never shows, runs or guesses at it."""
 
 
-class DownloadQuery(Query):
+class DownloadQuery(Query, AtPath):
     """The file to download."""
 
     id: Annotated[Text, Field(min_length=1)]
-    path: PathText | None = None
-    path_base64: PathBytes | None = None
     token: Annotated[Text, Field(max_length=16384)] | None = None
 
     @property
@@ -61,7 +59,7 @@ class UploadQuery(DownloadQuery):
 
 async def head(call: Call, query: DownloadQuery, _: Nothing) -> Response:
     """What a download would say of a file."""
-    place = place_of(query.path, query.path_base64)
+    place = query.place
     reading = await call.parts.files.read(call.caller, query.id, place, 0, 0)
     await reading.chunks.aclose()
     headers = {**_headers(place, reading.entry), "Content-Length": str(reading.entry.size)}
@@ -70,7 +68,7 @@ async def head(call: Call, query: DownloadQuery, _: Nothing) -> Response:
 
 async def download(call: Call, query: DownloadQuery, _: Nothing) -> Response:
     """A file, or a part of it."""
-    place = place_of(query.path, query.path_base64)
+    place = query.place
     wanted = call.request.headers.get("range")
     if wanted is None and call.request.headers.get("if-none-match") is None:
         return FileResponse(await call.parts.files.read(call.caller, query.id, place), place, 200)
@@ -126,7 +124,7 @@ def _headers(place: Place, entry: Entry) -> dict[str, str]:
 
 async def upload(call: Call, query: UploadQuery, _: Nothing) -> Response:
     """Write a file from the request's body."""
-    place = place_of(query.path, query.path_base64)
+    place = query.place
     announced = call.request.headers.get("content-length")
     size = int(announced) if announced is not None and announced.isdecimal() else None
     if call.request.headers.get("content-encoding", "identity").lower() != "identity":
@@ -154,7 +152,14 @@ async def _chunks(call: Call) -> AsyncIterator[bytes]:
 
 _FAULTS = frozenset({404, 409, 502, 503, 504})
 _PATH = "/v1/sandboxes/fs/download"
-_FILE = Answer("The file.", None, "application/octet-stream")
+_ETAG = {"ETag": "Changes with the file.", "Accept-Ranges": "`bytes`.", "Content-Disposition": "The file's name."}
+_FILE = Answer("The file.", None, "application/octet-stream", headers=_ETAG)
+_PART = {**_ETAG, "Content-Range": "Which part it is, and how large the file is."}
+_CONDITIONS = {
+    "Range": "`bytes=from-to`: one part of the file.",
+    "If-Range": "The `ETag` of the file that the range is of; of another the whole file comes.",
+    "If-None-Match": "The `ETag` of the file that is there already.",
+}
 
 OPERATIONS: tuple[AnyOperation, ...] = (
     Operation(
@@ -171,9 +176,10 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         token=Purpose.DOWNLOAD,
         answers={
             200: _FILE,
-            206: Answer("The part.", None, "application/octet-stream"),
-            304: Answer("Unchanged.", None, None),
+            206: Answer("The part.", None, "application/octet-stream", headers=_PART),
+            304: Answer("Unchanged.", None, None, headers=_ETAG),
         },
+        headers=_CONDITIONS,
         faults=_FAULTS | {416},
         tag="files",
     ),
@@ -188,7 +194,7 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         query=DownloadQuery,
         body=Nothing,
         token=Purpose.DOWNLOAD,
-        answers={200: Answer("Its size and tag, in the headers.", None, None)},
+        answers={200: Answer("Its size and tag, in the headers.", None, None, headers=_ETAG)},
         faults=_FAULTS,
         tag="files",
     ),
