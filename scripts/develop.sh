@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # What developers and CI do with a clone: develop.sh test|check|generate|format|bench|soak
-# The environment with the tools lies outside of the clone, in $BOXKEEP_CACHE (/var/cache/boxkeep).
+# The environment with the tools and what is built lie outside of the clone, in $TEST_CACHE (/var/cache/boxkeep).
 set -euo pipefail
 
 clone=$(cd "$(dirname "$0")/.." && pwd)
-cache=${BOXKEEP_CACHE:-/var/cache/boxkeep}
+cache=${TEST_CACHE:-/var/cache/boxkeep}
 venv=$cache/venv
 export PATH=$venv/bin:$cache/bin:$PATH
 export PYTHONPATH=$clone/sdk:$clone/server:$clone/guest PYTHONDONTWRITEBYTECODE=1
-export TEST_IMAGES=${TEST_IMAGES:-$cache/images} TEST_RUNSC=$cache/bin/runsc
+export TEST_CACHE=$cache
 cd "$clone"
 
 packages=(btrfs-progs ca-certificates chromium curl iproute2 iptables mmdebstrap nftables postgresql procps python3 python3-venv runc
@@ -48,7 +48,7 @@ generate() {
 
 tests() {
   say "images for the tests"
-  BOXKEEP_NODE__IMAGES=$TEST_IMAGES python -m boxkeep.cli images build
+  BOXKEEP_NODE__IMAGES=$cache/images python -m boxkeep.cli images build
   python -m pytest "$@"
 }
 

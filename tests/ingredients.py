@@ -1,30 +1,44 @@
-"""What tests and benchmarks need that takes long to get, kept from run to run below `TEST_CACHE`."""
+"""What tests and benchmarks need that takes long to get, made once and kept from run to run below `TEST_CACHE`."""
 
-import json
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from boxkeep_server.node.host_mirrors import read_host_mirrors
+from boxkeep_server.node.image_build import Builder
+from boxkeep_server.node.images import current
+from boxkeep_server.node.recipes import read_recipes
+
 TREE = Path(__file__).resolve().parent.parent
-CACHE = Path(os.environ.get("TEST_CACHE", "/var/cache/boxkeep-test"))
+CACHE = Path(os.environ.get("TEST_CACHE", "/var/cache/boxkeep"))
 
 
-def base_tree() -> Path | None:
-    """The base image, unpacked beside its archive; None when it has not been built."""
-    described = CACHE / "images" / "base.json"
-    if not described.exists():
-        return None
-    digest = str(json.loads(described.read_text())["digest"])
+def images() -> Path:
+    """The directory of the images, all built."""
+    place = CACHE / "images"
+    Builder(place, read_recipes(), read_host_mirrors()).build_all()
+    return place
+
+
+def base_tree() -> Path:
+    """The base image, unpacked: a Debian tree for tests that need one and no node."""
+    place = images()
+    digest = current(place)["base"]
     tree = CACHE / "trees" / digest
-    if not tree.exists():
-        half = tree.with_suffix(".half")
-        shutil.rmtree(half, ignore_errors=True)
-        half.mkdir(parents=True)
-        archive = CACHE / "images" / f"{digest}.tar.zst"
-        subprocess.run(["tar", "--numeric-owner", "--zstd", "-x", "-C", str(half), "-f", str(archive)], check=True)
-        half.rename(tree)
+    tree.parent.mkdir(exist_ok=True)
+    with (CACHE / "trees.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not tree.exists():
+            for old in tree.parent.iterdir():
+                shutil.rmtree(old)
+            half = tree.with_suffix(".half")
+            half.mkdir()
+            archive = place / f"{digest}.tar.zst"
+            subprocess.run(["tar", "--numeric-owner", "--zstd", "-x", "-C", half, "-f", archive], check=True)
+            half.rename(tree)
     return tree
 
 

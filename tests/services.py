@@ -24,7 +24,7 @@ from pathlib import Path
 import httpx
 
 from tests.clients import Api, eventually
-from tests.ingredients import CACHE, TREE, runsc_binary
+from tests.ingredients import CACHE, TREE, images, runsc_binary
 from tests.leftovers import leftovers
 
 ACCOUNT = "boxkeep"
@@ -294,9 +294,7 @@ def prepare(service: Service) -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     assert runsc_binary(), "no runsc could be had: tests are for both isolations"
     _describe_packages(service)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        service.command("images", "build", within_s=1800)
+    images()
 
 
 def _describe_packages(service: Service) -> None:

@@ -9,7 +9,6 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,32 +53,17 @@ def machine() -> str:
     return f"{os.cpu_count()} processors, {memory:.0f} GiB, Linux {platform.release()}"
 
 
-@contextlib.contextmanager
-def rootfs_of(asked: argparse.Namespace) -> Iterator[Path]:
-    """A tree for the peers: the one named, the base image's, or else a small Debian made for this."""
-    found = asked.rootfs or base_tree()
-    if found is not None:
-        yield found
-        return
-    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="boxkeep-bench-") as made:
-        subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "bookworm", f"{made}/tree"], check=True)
-        yield Path(made, "tree")
-
-
 def show_peers(asked: argparse.Namespace) -> None:
     """Measure the peers and print their table."""
     print("\n| peer | run `true` in a new container, p50 / p99 | exec `true`, p50 / p99 |\n|---|---|---|", flush=True)
-    with rootfs_of(asked) as rootfs:
-        for peer in peers.measure(rootfs, runsc_binary(), WORK):
-            print(peers.row(peer), flush=True)
+    for peer in peers.measure(asked.rootfs or base_tree(), runsc_binary(), WORK):
+        print(peers.row(peer), flush=True)
 
 
 def show_disk(service: Service) -> None:
     """What the images take on the disk."""
-    tree = base_tree()
-    if tree is not None:
-        told = subprocess.run(["du", "-sm", str(tree)], capture_output=True, text=True, check=False).stdout
-        print(f"| disk: base image | | {told.split()[0]} MiB |")
+    told = subprocess.run(["du", "-sm", str(base_tree())], capture_output=True, text=True, check=False).stdout
+    print(f"| disk: base image | | {told.split()[0]} MiB |")
     print(f"| disk: free beside {service.root} | | {shutil.disk_usage(service.root).free >> 30} GiB |")
 
 

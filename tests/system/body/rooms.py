@@ -22,9 +22,9 @@ from boxkeep_server.node.mountspace import MountSpace, mounts
 from boxkeep_server.node.oci import Ceilings, Host
 from boxkeep_server.node.parts import Guest, MachineSpec, Parts
 from boxkeep_server.node.probes import find_runc, find_runsc
+from tests.ingredients import CACHE, base_tree, runsc_binary
 
 INSTANCE = os.environ.get("BOXKEEP_TEST_INSTANCE", "tbody")
-CACHE = Path(os.environ.get("BOXKEEP_TEST_CACHE", "/var/cache/boxkeep-test"))
 ISOLATIONS: tuple[Isolation, ...] = ("runc", "runsc")
 GIB = 1 << 30
 
@@ -130,21 +130,9 @@ def guest() -> Guest:
 
 
 def _binary(name: str) -> Path:
-    found = os.environ.get(f"BOXKEEP_TEST_{name.upper()}") or shutil.which(name)
-    assert found, f"these tests run the real {name}; install it or name it in BOXKEEP_TEST_{name.upper()}"
+    found = runsc_binary() if name == "runsc" else shutil.which(name)
+    assert found, f"these tests run the real {name}, and it is not to be had"
     return Path(found)
-
-
-def minbase() -> Path:
-    """A small Debian tree, made once by mmdebstrap."""
-    tree = CACHE / "minbase"
-    if not tree.exists():
-        fresh = tree.with_name(f"minbase.{os.getpid()}")
-        CACHE.mkdir(parents=True, exist_ok=True)
-        packages = "--include=procps"
-        subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", packages, "bookworm", fresh], check=True)
-        fresh.rename(tree)
-    return tree
 
 
 class Room:
@@ -211,11 +199,11 @@ class Room:
         return MachineSpec(new_id(), isolation, self.image, wanted, "box", secrets.token_hex(32))
 
     def _image(self) -> Image:
-        tree = self.disks.images / "minbase"
+        tree = self.disks.images / "base"
         if not tree.exists():
-            btrfs.create_subvolume(self.disks.images, "minbase")
-            subprocess.run(["cp", "-a", f"{minbase()}/.", tree], check=True)
-        return Image("minbase", "minbase", tree)
+            btrfs.create_subvolume(self.disks.images, "base")
+            subprocess.run(["cp", "-a", f"{base_tree()}/.", tree], check=True)
+        return Image("base", "base", tree)
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
