@@ -11,7 +11,7 @@ export PYTHONPATH=$clone/sdk:$clone/server:$clone/guest PYTHONDONTWRITEBYTECODE=
 export TEST_IMAGES=${TEST_IMAGES:-$cache/images} TEST_RUNSC=$cache/bin/runsc
 cd "$clone"
 
-packages=(btrfs-progs ca-certificates curl iproute2 iptables mmdebstrap nftables postgresql procps python3 python3-venv runc
+packages=(btrfs-progs ca-certificates chromium curl iproute2 iptables mmdebstrap nftables postgresql procps python3 python3-venv runc
   util-linux zstd)
 
 say() { printf '\n== %s\n' "$*"; }

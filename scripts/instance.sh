@@ -14,6 +14,7 @@ log=/var/log/boxkeep/$instance
 config=/etc/boxkeep/$instance.toml
 url=http://127.0.0.1:$port
 account=boxkeep
+lock=/run/lock/boxkeep-$instance.lock
 packages=(btrfs-progs ca-certificates curl iproute2 mmdebstrap nftables python3 python3-venv runc util-linux zstd)
 
 say() { printf '%s\n' "$*"; }
@@ -24,7 +25,11 @@ need_root() { [ "$(id -u)" = 0 ] || die "run it as root"; }
 lives() { # NAME: whether the service's process of this instance lives
   local pid
   pid=$(cat "$run/$1.pid" 2>/dev/null) && [ -n "$pid" ] &&
-    tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -q "$opt/venv/bin/boxkeep $1"
+    grep -qzxF "$opt/venv/bin/boxkeep" "/proc/$pid/cmdline" 2>/dev/null && grep -qzxF "$1" "/proc/$pid/cmdline" 2>/dev/null
+}
+
+is_current() { # NAME: whether the service's process is of what is installed now
+  lives "$1" && cmp -s "$run/$1.version" "$opt/venv/boxkeep.stamp"
 }
 
 start() { # NAME
@@ -32,7 +37,8 @@ start() { # NAME
   local size
   size=$(stat -c %s "$log/$1.log" 2>/dev/null || echo 0)
   [ "$size" -lt 52428800 ] || mv "$log/$1.log" "$log/$1.log.1"
-  BOXKEEP_CONFIG=$config PATH=$opt/bin:$PATH setsid "$opt/venv/bin/boxkeep" "$1" </dev/null >>"$log/$1.log" 2>&1 &
+  cp "$opt/venv/boxkeep.stamp" "$run/$1.version"
+  BOXKEEP_CONFIG=$config PATH=$opt/bin:$PATH setsid "$opt/venv/bin/boxkeep" "$1" </dev/null >>"$log/$1.log" 2>&1 9>&- &
   echo $! >"$run/$1.pid"
 }
 
@@ -45,7 +51,10 @@ stop() { # NAME
       lives "$1" || break
       sleep 0.1
     done
-    lives "$1" && kill -KILL "$pid"
+    if lives "$1"; then
+      kill -KILL "$pid"
+      while lives "$1"; do sleep 0.1; done
+    fi
   fi
   rm -f "$run/$1.pid"
 }
@@ -63,9 +72,9 @@ $(tail -n 15 "$log/serve.log")"
 }
 
 write_config() {
-  mkdir -p /etc/boxkeep
   [ -e "$config" ] && return
-  cat >"$config" <<TOML
+  mkdir -p /etc/boxkeep
+  cat >"$config.new" <<TOML
 # Settings of this installation; docs/reference/settings.md lists them all.
 instance = "$instance"
 account = "$account"
@@ -77,80 +86,70 @@ port = $port
 subnet = "$subnet"
 warm = { "bun/runsc" = 1, "bun/runc" = 1, "python/runsc" = 1, "python/runc" = 1, "base/runsc" = 1, "base/runc" = 1 }
 TOML
+  mv "$config.new" "$config"
 }
 
-install_all() { # says "changed" when what runs is not what is installed any more
-  local changed
+read_config() { # The settings are the operator's once they are written: what they say goes.
+  local written
+  [ -e "$config" ] || return 0
+  written=$(sed -n 's/^port *= *\([0-9]*\).*/\1/p' "$config" | head -n 1)
+  if [ -n "${PORT:-}" ] && [ "$PORT" != "${written:-7070}" ]; then
+    die "this installation has port ${written:-7070}; change it in $config and run \`make restart\`"
+  fi
+  url=http://127.0.0.1:${written:-7070}
+}
+
+install_all() {
   "$clone/scripts/packages.sh" "${packages[@]}"
   id "$account" >/dev/null 2>&1 || useradd --system --user-group --no-create-home --shell /usr/sbin/nologin "$account"
   install -d -m 0755 "$opt/bin" /var/lib/boxkeep /run/boxkeep /var/log/boxkeep
   install -d -m 0711 "$lib" "$run"
   install -d -m 0755 "$log"
   install -d -m 0700 -o "$account" -g "$account" "$lib/control"
-  changed=$("$clone/scripts/venv.sh" "$opt/venv" server.txt)
+  "$clone/scripts/venv.sh" "$opt/venv" server.txt
   if ! "$clone/scripts/runtime.sh" "$opt/bin" >/dev/null 2>"$log/runsc.log"; then
     say "!! no runsc could be had (see $log/runsc.log): there is runc alone, tenants share this host's kernel" >&2
   fi
   write_config
-  [ "$instance" = main ] && printf '#!/bin/sh\nexport BOXKEEP_CONFIG=%s PATH=%s:$PATH\nexec %s "$@"\n' \
-    "$config" "$opt/bin" "$opt/venv/bin/boxkeep" >/usr/local/bin/boxkeep && chmod 0755 /usr/local/bin/boxkeep
-  echo "$changed"
+  if [ "$instance" = main ]; then
+    printf '#!/bin/sh\nexport BOXKEEP_CONFIG=${BOXKEEP_CONFIG:-%s} PATH=%s:$PATH\nexec %s "$@"\n' \
+      "$config" "$opt/bin" "$opt/venv/bin/boxkeep" >/usr/local/bin/boxkeep
+    chmod 0755 /usr/local/bin/boxkeep
+  fi
 }
 
 key() {
   local file=$lib/key
   if [ ! -s "$file" ]; then
-    (umask 077 && boxkeep keys create --org local --plan unlimited >"$file")
+    (umask 077 && boxkeep keys create --org local --plan unlimited >"$file.new" && mv "$file.new" "$file")
   fi
   cat "$file"
 }
 
-try_out() { # ISOLATION: one sandbox, one line of code, gone again
-  local id answer
-  id=$(call POST /v1/sandboxes?wait=ready "{\"runtime\": \"python\", \"isolation\": \"$1\", \"maxDurationMs\": 60000}" |
-    sed -n 's/.*"id":"\([a-z0-9]*\)".*/\1/p')
-  [ -n "$id" ] || die "no sandbox under $1; logs are in $log"
-  answer=$(call POST /v1/sandboxes/code "{\"id\": \"$id\", \"code\": \"import platform; print(6 * 7, platform.release())\"}")
-  call DELETE "/v1/sandboxes?id=$id" '' >/dev/null
-  case $answer in
-    *'"stdout":"42 '*) say "  $1: a sandbox ran python and said $(sed -n 's/.*"stdout":"\([^\\"]*\).*/\1/p' <<<"$answer")" ;;
-    *) die "a sandbox under $1 answered: $answer" ;;
-  esac
-}
-
-call() { # METHOD PATH BODY
-  curl -sS -X "$1" "$url$2" -H "Authorization: Bearer $(key)" ${3:+-H 'Content-Type: application/json' -d "$3"}
-}
-
 up() {
-  need_root
-  local changed
-  changed=$(install_all)
+  install_all
+  read_config
   boxkeep doctor || die "this machine cannot run Boxkeep as it is: see FATAL above"
-  say "images:"
   boxkeep images build
-  if [ -n "$changed" ]; then
-    stop serve
-    stop node
-  fi
+  for name in serve node; do
+    is_current $name || stop $name
+  done
   start node
   start serve
   wait_ready
+  local key tried=0
+  key=$(key)
   say "tried out:"
-  for isolation in $(isolations); do try_out "$isolation"; done
+  boxkeep try || tried=$?
   say "Boxkeep runs on $url"
-  say "  API key:  $(key)   (organisation local, unlimited; kept in $lib/key)"
+  say "  API key:  $key   (organisation local, unlimited; kept in $lib/key)"
   say "  logs:     $log/serve.log $log/node.log"
-}
-
-isolations() {
-  PATH=$opt/bin:$PATH command -v runsc >/dev/null && echo runsc
-  command -v runc >/dev/null && echo runc
+  [ $tried = 0 ] || die "not every sandbox did what it should: see FAILED above"
 }
 
 restart() {
-  need_root
-  [ -x "$opt/venv/bin/boxkeep" ] || die "not installed; \`make up\` does that"
+  need_installed
+  read_config
   stop serve
   stop node
   start node
@@ -159,28 +158,61 @@ restart() {
   say "restarted; sandboxes went on"
 }
 
-down() {
-  need_root
+stop_all() {
   stop serve
   stop node
+}
+
+down() {
+  stop_all
   if [ -x "$opt/venv/bin/boxkeep" ]; then
-    boxkeep down
+    boxkeep down || die "not everything is down: see above. \`make purge\` removes the data even where the store cannot be opened"
+  elif remains; then
+    die "the programs in $opt are gone, but machines are not: run \`make up\` first"
   fi
-  rm -rf "$run"
+  rm -rf --one-file-system "$run"
   say "down; the data stays in $lib"
 }
 
+remains() { # whether the kernel still holds anything of this instance
+  [ -n "$(losetup --noheadings --associated "$lib/pool.img" 2>/dev/null)" ] ||
+    [ -n "$(find /sys/fs/cgroup -maxdepth 2 -name "boxkeep-$instance" -print -quit 2>/dev/null)" ]
+}
+
 purge() {
-  need_root
-  down
-  rm -rf "$opt" "$lib" "$log" "$config"
-  [ "$instance" = main ] && rm -f /usr/local/bin/boxkeep
+  stop_all
+  if [ -x "$opt/venv/bin/boxkeep" ]; then
+    boxkeep down || boxkeep down --without-store || die "machines are still there, so nothing was removed: see above"
+  elif remains; then
+    die "the programs in $opt are gone, but machines are not, so nothing was removed: run \`make up\` first"
+  fi
+  rm -rf --one-file-system "$run" "$opt" "$lib" "$log" "$config"
+  [ "$instance" != main ] || rm -f /usr/local/bin/boxkeep
   rmdir --ignore-fail-on-non-empty /opt/boxkeep /var/lib/boxkeep /run/boxkeep /var/log/boxkeep /etc/boxkeep 2>/dev/null || true
   say "purged"
 }
 
+need_installed() { [ -x "$opt/venv/bin/boxkeep" ] || die "not installed; \`make up\` does that"; }
+
+alone() { # One of these at a time; what an earlier one that was killed has left running is waited for.
+  need_root
+  [[ $instance =~ ^[a-z][a-z0-9]{0,7}$ ]] || die "INSTANCE must be a lower-case letter and up to seven letters and digits"
+  exec 9>"$lock"
+  flock --nonblock 9 || { say "waiting for another make of this installation" && flock 9; }
+}
+
+status() {
+  local name
+  for name in node serve; do
+    if lives $name; then say "$name runs"; else say "$name does not run"; fi
+  done
+}
+
 case ${1:-} in
-  up | restart | down | purge) "$1" ;;
-  status) for name in node serve; do lives $name && say "$name runs" || say "$name does not run"; done ;;
+  up | restart | down | purge)
+    alone
+    "$1"
+    ;;
+  status) status ;;
   *) die "usage: instance.sh up|restart|down|purge|status" ;;
 esac

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 TREE = Path(__file__).resolve().parent.parent
@@ -31,3 +32,26 @@ def runsc_binary() -> str | None:
     """The runsc that a node would use; fetched as `make up` does when this machine has none that is new enough."""
     found = subprocess.run([TREE / "scripts/runtime.sh", CACHE / "bin"], capture_output=True, text=True, check=False)
     return found.stdout.strip() or None
+
+
+def web_page() -> Path:
+    """The directory of the browser tests' page, with what it loads from npm at the versions of its lock file."""
+    source, place = TREE / "tests/browser", CACHE / "page"
+    place.mkdir(parents=True, exist_ok=True)
+    lock = (source / "package-lock.json").read_bytes()
+    stamp = place / "installed.json"
+    if not stamp.exists() or stamp.read_bytes() != lock:
+        for name in ("package.json", "package-lock.json"):
+            shutil.copyfile(source / name, place / name)
+        npm = Path(sys.executable).with_name("npm")
+        subprocess.run([npm, "ci", "--ignore-scripts", "--silent"], cwd=place, check=True)
+        stamp.write_bytes(lock)
+    shutil.copyfile(source / "xterm.html", place / "xterm.html")
+    return place
+
+
+def chromium() -> str:
+    """Debian's Chromium, which `make test` installs."""
+    found = shutil.which("chromium")
+    assert found is not None, "Debian's package chromium is missing"
+    return found

@@ -64,11 +64,18 @@ def _processes(instance: str, roots: tuple[Path, ...]) -> Iterator[str]:
         try:
             line = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             groups = (directory / "cgroup").read_text()
+            if _is_over(directory):
+                continue
         except (FileNotFoundError, ProcessLookupError):
             continue
         ours = any(word in line for word in words[1:]) or re.search(rf"/boxkeep[^\n]*\b{instance}\b", groups)
         if ours and "pytest" not in line:
             yield f"{directory.name} {line.strip()[:200]}"
+
+
+def _is_over(process: Path) -> bool:
+    """Whether it has ended already and only its parent, no longer ours, has not asked how."""
+    return (process / "stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
 
 
 def _mounts(roots: tuple[Path, ...]) -> Iterator[str]:

@@ -15,7 +15,7 @@ class Terminal:
 
     def __init__(self, url: str) -> None:
         self.id = parse_qs(urlsplit(url).query).get("terminalId", [""])[0]
-        self.socket: ClientConnection = connect(url, open_timeout=30, close_timeout=2, max_size=None)
+        self.socket: ClientConnection = connect(url, open_timeout=30, close_timeout=2, max_size=None, legacy=True)
         self.seen = b""
 
     @classmethod

@@ -1,5 +1,6 @@
 """Operations on the machine as a whole: ping, claim, gate, info, watch."""
 
+import contextlib
 import os
 import socket
 import time
@@ -10,12 +11,14 @@ from boxkeep_guest.calls import Call, Op
 from boxkeep_guest.errors import Refused
 from boxkeep_guest.events import Events
 from boxkeep_guest.frames import JSON
+from boxkeep_guest.interior import name_in_files
 from boxkeep_guest.memory import Memory
 from boxkeep_guest.processes import Processes
 from boxkeep_guest.service import Gate, Identity
 
 HEARTBEAT_SECONDS = 10.0
 _HOSTNAME_MOST = 64
+_IN_HOSTNAMES = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.")
 
 
 class MachineCalls:
@@ -54,8 +57,8 @@ class MachineCalls:
         env = fields.environment("env")
         if (epoch, secret) != (identity.epoch, identity.secret) and epoch <= identity.epoch:
             raise Refused("not_permitted", f"The machine is claimed for epoch {identity.epoch} already")
-        if not 0 < len(hostname.encode("utf-8", "surrogateescape")) <= _HOSTNAME_MOST:
-            raise Refused("bad_request", "hostname must have 1 to 64 bytes")
+        if not 0 < len(hostname) <= _HOSTNAME_MOST or not set(hostname) <= _IN_HOSTNAMES:
+            raise Refused("bad_request", "hostname must have 1 to 64 letters, digits, hyphens and dots")
         if os.getpid() == 1:
             _name_machine(hostname)
         self._processes.environment = env
@@ -93,8 +96,7 @@ class MachineCalls:
 
 
 def _name_machine(hostname: str) -> None:
-    """Give the machine its name; where that is not permitted from inside, the host has given it."""
-    try:
+    """Give the machine its name; where the kernel does not permit that from inside, the host has given it."""
+    with contextlib.suppress(OSError):
         socket.sethostname(hostname)
-    except OSError:
-        return
+    name_in_files(hostname)

@@ -12,18 +12,19 @@ PR_SET_CHILD_SUBREAPER = 36
 _KEPT = (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE)
 
 
-def _prctl(option: int, value: int) -> bool:
+def prctl(option: int, *arguments: int | bytes) -> bool:
+    """Ask the kernel for something of this process; whether it did it. Bytes are passed by their address."""
     import _ctypes  # noqa: PLC0415 - the bare module: importing all of ctypes costs start-up
 
     own: Any = None  # the symbols of this program itself
     address = _ctypes.dlsym(_ctypes.dlopen(own, 0), "prctl")
-    return int(_ctypes.call_function(address, (option, value, 0, 0, 0))) == 0
+    return int(_ctypes.call_function(address, (option, *arguments, 0, 0))) == 0
 
 
 def shield() -> None:
     """Not dumpable, so that no process of the tenant reads our memory; orphans come to us; room for descriptors."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    _prctl(PR_SET_DUMPABLE, 0)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_DUMPABLE, 0)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -38,6 +38,7 @@ class Processes:
         self, log: str, spawner: spawn.Spawner, threads: Executor, finished: Callable[[Process], None]
     ) -> None:
         self.environment: dict[str, str] = {}
+        self.image_environment: dict[str, str] = {}
         self.oom_killed: Callable[[], bool] = lambda: False
         self.spawner = spawner
         self._log = log
@@ -112,7 +113,7 @@ class Processes:
     def _launch(self, process: Process, account: Account) -> None:
         spec = process.spec
         given = {**self.environment, **spec.env}
-        env = spawn.environment(account, spec.pty is not None, given)
+        env = spawn.environment(account, spec.pty is not None, {**self.image_environment, **given})
         argv = spawn.argument_vector(spec.command, spec.args, given.get("PATH"))
         try:
             streams, close_after = self._open_streams(process, account)

@@ -5,11 +5,12 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from boxkeep_guest import pid1, port_calls
+from boxkeep_guest import attributes, pid1, port_calls
 from boxkeep_guest.boot import Boot, read_boot
 from boxkeep_guest.calls import Op
 from boxkeep_guest.events import Events
 from boxkeep_guest.file_calls import FileCalls
+from boxkeep_guest.interior import image_environment
 from boxkeep_guest.machine_calls import MachineCalls
 from boxkeep_guest.memory import Memory, OomCounter
 from boxkeep_guest.process import Process
@@ -42,6 +43,9 @@ async def serve(boot: Boot) -> None:
 
     processes = Processes(boot.log, Spawner(first_mark()), process_threads, finished)
     processes.adopt()
+    if boot.runtime == "runsc":
+        attributes.work_around(boot.log)
+    processes.image_environment = image_environment()
     processes.oom_killed = OomCounter().killed_lately
     pid1.shield()
     pid1.attend_signals(processes.reap, stopped.set)

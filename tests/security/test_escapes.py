@@ -51,17 +51,31 @@ MUST_FAIL = [
     "pivot_root / /mnt",
 ]
 
+# Under gVisor these change or show what its own kernel keeps for this sandbox alone, so they may succeed.
+GVISORS_OWN = {
+    "unshare --user --map-root-user true",
+    "f=/proc/sys/net/ipv4/ip_forward; v=$(cat $f) && echo $v > $f",
+    "echo -1000 > /proc/1/oom_score_adj",
+    "dmesg",
+    "cat /proc/1/environ",
+}
+
+
+def host_files() -> dict[str, bytes | None]:
+    """What the files hold; None for those that this kernel does not have."""
+    return {file: Path(file).read_bytes() if Path(file).exists() else None for file in HOST_FILES}
+
 
 @pytest.fixture(scope="module")
-def before() -> dict[str, bytes]:
-    return {file: Path(file).read_bytes() for file in HOST_FILES}
+def before() -> dict[str, bytes | None]:
+    return host_files()
 
 
 @pytest.mark.parametrize("line", MUST_FAIL)
-def test_the_attempt_fails(sandbox: Sandbox, before: dict[str, bytes], line: str) -> None:
+def test_the_attempt_fails(sandbox: Sandbox, isolation: str, before: dict[str, bytes | None], line: str) -> None:
     answer = sandbox.exec(line, timeout=20_000)
-    assert answer["exitCode"] not in (0, None), answer
-    assert {file: Path(file).read_bytes() for file in HOST_FILES} == before
+    assert answer["exitCode"] not in (0, None) or (isolation == "runsc" and line in GVISORS_OWN), answer
+    assert host_files() == before
     assert sandbox.run("echo well") == "well\n"
 
 
@@ -121,9 +135,9 @@ def test_a_symlink_in_place_of_a_commands_output_shows_nothing_of_the_host(
     box.background("sleep 601")
     _end_the_machine(box, isolation)
     eventually("to be over", lambda: api.get(box.id)["status"] in ("ended", "failed"), 40)
+    assert box.wait(process)["outcome"] == "sandbox_ended"
     response = api.ask("GET", "/processes/output", params={"id": box.id, "processId": process, "stream": "stdout"})
     assert b"not-for-the-inside" not in response.content
-    assert box.process(process)["outcome"] == "sandbox_ended"
 
 
 def _end_the_machine(box: Sandbox, isolation: str) -> None:
@@ -141,6 +155,7 @@ def test_a_machines_death_is_told_and_its_commands_have_an_outcome(api: Api) -> 
     box = api.ready(runtime="base", isolation="runc")
     process = box.background("echo last words; exec sleep 602")
     (sleeper,) = eventually("it to be seen", lambda: on_host("sleep 602"), 10)
+    eventually("its output", lambda: box.output(process) == b"last words\n", 10)
     parent = next(
         int(line.split()[1])
         for line in Path(f"/proc/{sleeper}/status").read_text().splitlines()
@@ -149,8 +164,7 @@ def test_a_machines_death_is_told_and_its_commands_have_an_outcome(api: Api) -> 
     os.kill(parent, 9)
     seen = eventually("failed", lambda: x if (x := api.get(box.id))["status"] in ("failed", "ended") else None, 40)
     assert (seen["status"], seen["reason"]) == ("failed", "machine_died")
-    told = box.process(process)
-    assert told["outcome"] == "sandbox_ended"
+    assert box.wait(process)["outcome"] == "sandbox_ended"
     assert box.output(process) == b"last words\n"
 
 

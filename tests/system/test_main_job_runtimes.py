@@ -57,6 +57,29 @@ def test_the_tools_that_people_expect_are_there(box: Sandbox) -> None:
     assert not essential & set(missing.split()), missing
 
 
+def test_a_sandbox_knows_itself_by_name(box: Sandbox) -> None:
+    named = "test $(hostname) = $(cat /etc/hostname) && getent hosts $(hostname) >/dev/null && hostname"
+    assert box.run(named).startswith("sandbox-")
+    assert box.run("sudo -n id -un 2>&1; sudo -n -u user id -un 2>&1") == "root\nuser\n"
+
+
+def test_the_images_environment_reaches_every_process_and_the_users_own_wins(box: Sandbox) -> None:
+    bundle = "/etc/ssl/certs/ca-certificates.crt"
+    assert box.run("echo $SSL_CERT_FILE $PIP_CERT $NODE_EXTRA_CA_CERTS") == f"{bundle} {bundle} {bundle}\n"
+    own = box.exec("echo $SSL_CERT_FILE", env={"SSL_CERT_FILE": "/mine"})
+    assert own["stdout"] == "/mine\n"
+
+
+def test_symlinks_are_listed_copied_and_synchronised(box: Sandbox) -> None:
+    line = """set -e; rm -rf /root/links; mkdir /root/links; cd /root/links; ln -s /etc/hostname a; echo text > b
+        ls -l . /bin >/dev/null; cp -a . /root/links2; rsync -a ./ /root/links3/; mv a c
+        tar -c --xattrs . | tar -t >/dev/null
+        git init -q . 2>/dev/null; git add .; git -c user.email=a@b -c user.name=a commit -qm x
+        git clone -q . /root/links4
+        readlink /root/links2/a /root/links3/a /root/links4/c; rm -rf /root/links*"""
+    assert box.run(line) == "/etc/hostname\n" * 3
+
+
 def test_git_commits_and_jq_and_rg_read_it(box: Sandbox) -> None:
     line = """
     rm -rf r && git init -q r && cd r && echo '{"a": [1, 2, 40]}' > f.json && git add . &&

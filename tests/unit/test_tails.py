@@ -19,6 +19,12 @@ def test_streams_that_are_not_there_read_as_empty(tmp_path: Path) -> None:
     assert read_tails(tmp_path) == {ID: Tail(b"said", b"")}
 
 
+def test_a_command_whose_record_was_not_written_yet_has_a_tail(tmp_path: Path) -> None:
+    (tmp_path / ID).mkdir()
+    (tmp_path / ID / "stdout").write_bytes(b"said")
+    assert read_tails(tmp_path) == {ID: Tail(b"said", b"")}
+
+
 def test_no_log_means_no_tails(tmp_path: Path) -> None:
     assert read_tails(tmp_path / "absent") == {}
 

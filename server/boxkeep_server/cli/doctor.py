@@ -9,7 +9,6 @@ import typer
 from boxkeep_server.cli.session import fail, need_root, settings
 from boxkeep_server.model.node_api import Leaks
 from boxkeep_server.node import doctor as host
-from boxkeep_server.nodes.client import NodeClient, NodeUnreachable
 
 
 def doctor(
@@ -31,6 +30,8 @@ def doctor(
 
 
 def _show_leaks(as_json: bool) -> None:
+    from boxkeep_server.nodes.client import NodeUnreachable  # noqa: PLC0415
+
     try:
         counted = asyncio.run(_leaks())
     except NodeUnreachable as error:
@@ -45,6 +46,8 @@ def _show_leaks(as_json: bool) -> None:
 
 
 async def _leaks() -> Leaks:
+    from boxkeep_server.nodes.client import NodeClient  # noqa: PLC0415
+
     async with NodeClient(settings().node_socket) as node:
         return await node.leaks()
 

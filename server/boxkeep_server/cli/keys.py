@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from boxkeep_server import compose
 from boxkeep_server.cli.session import become_account, fail, settings
-from boxkeep_server.control.keys import Keys
 from boxkeep_server.model.errors import BoxkeepError
 from boxkeep_server.model.scopes import Scope
+
+if TYPE_CHECKING:
+    from boxkeep_server.control.keys import Keys
 
 T = TypeVar("T")
 
@@ -52,7 +53,9 @@ def orgs() -> None:
         typer.echo(f"{one.id}  {one.name}  {one.plan}")
 
 
-def _with_keys(work: Callable[[Keys], Awaitable[T]]) -> T:
+def _with_keys(work: "Callable[[Keys], Awaitable[T]]") -> T:
+    from boxkeep_server import compose  # noqa: PLC0415
+
     read = settings()
     become_account(read)
 

@@ -2,18 +2,19 @@
 
 import asyncio
 import logging
+from typing import Annotated
 
-import structlog
 import typer
 
-from boxkeep_server import compose
 from boxkeep_server.cli.session import as_account, become_account, fail, need_root, settings
-from boxkeep_server.node import daemon, ground
+from boxkeep_server.model.errors import BoxkeepError
 from boxkeep_server.settings import Settings
 
 
 def serve() -> None:
     """Run the control plane in the foreground; as root it becomes the service's account first."""
+    from boxkeep_server import compose  # noqa: PLC0415
+
     read = settings()
     become_account(read)
     _log_lines()
@@ -22,6 +23,8 @@ def serve() -> None:
 
 def node() -> None:
     """Run the node in the foreground. Machines go on when it stops."""
+    from boxkeep_server.node import daemon, ground  # noqa: PLC0415
+
     need_root("node")
     _log_lines()
     try:
@@ -30,24 +33,45 @@ def node() -> None:
         fail(str(error))
 
 
-def down() -> None:
+def down(
+    without_store: Annotated[
+        bool, typer.Option("--without-store", help="Do not write it down: for a store that cannot be opened.")
+    ] = False,
+) -> None:
     """End every sandbox (`operator_shutdown`) and remove all that the stopped node left: data stays."""
+    from boxkeep_server.node import daemon, ground  # noqa: PLC0415
+    from boxkeep_server.node.layer import MachineFailed  # noqa: PLC0415
+
     need_root("down")
     read = settings()
     _log_lines(logging.WARNING)
     try:
-        daemon.take_down(read, ground.lay)
+        ended = daemon.take_down(read, ground.lay)
     except daemon.NodeRuns as error:
         fail(f"{error}: stop the node first")
+    except MachineFailed as error:
+        fail(f"a machine does not go: {error}")
+    if without_store:
+        for sandbox in ended:
+            typer.echo(f"ended {sandbox}")
+        return
     as_account(read, lambda: _end_all(read))
 
 
 def _end_all(read: Settings) -> None:
-    for sandbox in asyncio.run(compose.end_all(read)):
+    from boxkeep_server import compose  # noqa: PLC0415
+
+    try:
+        ended = asyncio.run(compose.end_all(read))
+    except BoxkeepError as error:
+        fail(f"machines are gone, but the store does not know: {error.sentence}")
+    for sandbox in ended:
         typer.echo(f"ended {sandbox}: operator_shutdown")
 
 
 def _log_lines(level: int = logging.INFO) -> None:
+    import structlog  # noqa: PLC0415
+
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     structlog.configure(
         processors=[

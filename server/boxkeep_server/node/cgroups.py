@@ -13,6 +13,9 @@ from boxkeep_server.model.ids import is_id
 
 _V1_SHARES: Final = "256"
 _V1_BLKIO_WEIGHT: Final = "100"
+_V1_SOCKETS: Final = "memory.kmem.tcp.limit_in_bytes"
+# Of the memory: all machines together stay below what the kernel calls pressure (net.ipv4.tcp_mem), the host's own too.
+_V1_SOCKETS_SHARE: Final = 16
 _V2_WEIGHT: Final = "25"
 _PATIENCE_S: Final = 5.0
 
@@ -82,10 +85,21 @@ class Cgroups:
             return
         self._v1("memory", self.parent, "memory.use_hierarchy", "1")
         self._v1("memory", self.parent, "memory.limit_in_bytes", str(memory_bytes))
+        self._v1("memory", self.parent, _V1_SOCKETS, str(memory_bytes // _V1_SOCKETS_SHARE))
         self._v1("cpu", self.parent, "cpu.shares", _V1_SHARES)
         self._v1("blkio", self.parent, "blkio.weight", _V1_BLKIO_WEIGHT)
         for file in ("cpuset.cpus", "cpuset.mems"):
             self._inherit_cpuset(file)
+
+    def bound_sockets(self, machine: str, memory_bytes: int) -> None:
+        """Have what the kernel holds in a machine's sockets counted and bounded. To be called before it is created.
+
+        v2 counts it as the machine's memory anyway; v1 does not at all, but for sockets made after it was asked to.
+        """
+        if not self._layout.unified:
+            path = self.path(machine)[1:]
+            (self._layout.v1["memory"] / path).mkdir(exist_ok=True)
+            self._v1("memory", path, _V1_SOCKETS, str(memory_bytes // _V1_SOCKETS_SHARE))
 
     def close(self) -> None:
         """Remove every machine's cgroup and the parent, with what runs in them. May be repeated."""

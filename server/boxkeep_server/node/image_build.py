@@ -50,6 +50,8 @@ class Builder:
         """
         self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         with _locked(self.directory / ".lock"):
+            for left in self.directory.glob(".building-*"):
+                shutil.rmtree(left)
             return [name for name in self.recipes if self._ensure(name)]
 
     def _ensure(self, name: str) -> bool:
@@ -137,7 +139,7 @@ class Builder:
 
 
 def _run(argv: list[str | Path], cwd: Path | None = None) -> None:
-    done = subprocess.run(argv, cwd=cwd, check=False, capture_output=True, text=True, errors="replace")
+    done = subprocess.run(argv, cwd=cwd, check=False, capture_output=True, text=True, errors="replace", close_fds=False)
     if done.returncode != 0:
         raise BuildFailed(f"{argv[0]} failed: {(done.stderr or done.stdout).strip()[-3000:]}")
 
@@ -150,6 +152,7 @@ def _in_tree(tree: Path, script: str) -> None:
         ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "sh", "-ec", inside],
         input=script,
         env=environment,
+        close_fds=False,
         check=False,
         capture_output=True,
         text=True,
@@ -188,6 +191,8 @@ def _write_whole(file: Path, text: str) -> None:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
+    """Hold a lock that the programs of this build hold too: after a build that was killed they may still write."""
     with file.open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -246,6 +246,7 @@ class Machines:
         runc = machine.isolation == "runc"
         if runc:
             overlays.mount_sys(body, attached.netns_path)
+            parts.cgroups.bound_sockets(machine.id, spec.ceilings.memory_bytes)
         layout = oci.Layout(
             root=body.root,
             disk=body.disk,

@@ -9,12 +9,13 @@ from boxkeep_server.model.node_api import Isolation
 from boxkeep_server.node import seccomp
 from boxkeep_server.node.idmap import RANGE
 
+OURS: Final = "/.boxkeep"
 GUEST: Final = "/.boxkeep/guest"
 LOG: Final = "/.boxkeep/log"
 BOOT_FILE: Final = "/.boxkeep/boot.json"
 WORKSPACE: Final = "/workspace"
 PORT: Final = 7071
-DIRECTORIES: Final = ("proc", "sys", "dev", ".boxkeep/guest", ".boxkeep/log")
+DIRECTORIES: Final = ("proc", "sys", "dev", ".boxkeep")
 
 _SHM: Final = "/dev/shm"  # noqa: S108
 _SHM_MIB: Final = 512
@@ -30,7 +31,7 @@ _CAPABILITIES: Final = (
     "CAP_SETUID",
 )
 # gVisor keeps these to itself: they are rights over its kernel, none over the host's.
-_RUNSC_CAPABILITIES: Final = (*_CAPABILITIES, "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE")
+_RUNSC_CAPABILITIES: Final = (*_CAPABILITIES, "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT")
 # The sentry's own threads count as well; out of them it dies with all that is in it.
 _RUNSC_LEAST_PIDS: Final = 4096
 # Below 0 is not ours to give; the host's services stay at 0 and go last.
@@ -133,7 +134,7 @@ def config(
             "namespaces": _namespaces(layout.netns, runc),
             "cgroupsPath": layout.cgroup,
             "resources": _resources(ceilings, host, runc),
-            **(_confinement(first_uid) if first_uid is not None else {}),
+            **(_confinement(first_uid) if first_uid is not None else {"seccomp": seccomp.gvisor_profile()}),
         },
     }
 
@@ -172,6 +173,8 @@ def _mounts(layout: Layout) -> list[dict[str, Any]]:
         _mount("devpts", "/dev/pts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
         _mount("mqueue", "/dev/mqueue", *quiet),
         _mount("tmpfs", _SHM, "nosuid", "nodev", "mode=1777", f"size={_SHM_MIB}m"),
+        # A mount of its own, for a directory that only holds mounts could be moved away with them.
+        _mount("tmpfs", OURS, *quiet, "mode=755", "size=64k"),
         _bind(layout.guest, GUEST, "nosuid", "nodev", "ro"),
         _bind(layout.disk / "log", LOG, *quiet, "rw"),
         _bind(layout.disk / "boot.json", BOOT_FILE, *quiet, "ro"),

@@ -22,6 +22,8 @@ _RUNSC_FLAGS: Final = (
     "--net-disconnect-ok=true",
     # What is mounted beside the root never changes or is the machine's alone: no asking the host for what is known.
     "--file-access-mounts=exclusive",
+    # gVisor's own kernel applies the seccomp section of the config, else it is ignored.
+    "--oci-seccomp",
 )
 # A mount namespace of the command's own in which /proc/sys is the directory given.
 _UNDER_OTHER_PROC_SYS: Final = (

@@ -1,6 +1,7 @@
 """The system calls that a machine under runc may make: a list of what is allowed, everything else is refused."""
 
 import platform
+import signal
 from typing import Any, Final
 
 _ARCHITECTURES: Final = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
@@ -9,18 +10,30 @@ _EPERM: Final = 1
 _EAFNOSUPPORT: Final = 97
 # CLONE_NEW*: time, mount, cgroup, uts, ipc, user, pid, net.
 _NAMESPACES: Final = 0x80 | 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x20000000 | 0x40000000
+# The type that all ioctls of btrfs carry in their number, and those of them that any program uses to copy a file.
+_BTRFS: Final = 0x94
+_CLONING: Final = (0x40049409, 0x4020940D, 0xC0189436)
 _RLIMIT_CORE: Final = 4
 _SOCKET_FAMILIES: Final = (1, 2, 10, 16)  # unix, IPv4, IPv6, netlink
 _PERSONALITIES: Final = (0x0, 0x8, 0x20000, 0x20008, 0x40000, 0xFFFFFFFF)
 # A process may ask to be traced and its tracer may work; nobody may attach to a process that did not ask.
 _PTRACE: Final = (*range(10), *range(12, 16), 17, 24, *range(0x4200, 0x4206))
 
+# The calls that send signals, with the places of the process and of the signal among their arguments.
+_SIGNALLING: Final = {
+    "kill": (0, 1),
+    "tkill": (0, 1),
+    "tgkill": (0, 2),
+    "rt_sigqueueinfo": (0, 1),
+    "rt_tgsigqueueinfo": (0, 2),
+}
+
 _FILES: Final = """
     access chdir chmod chown chown32 close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2
     fadvise64 fadvise64_64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchown32 fchownat fcntl fcntl64
     fdatasync fgetxattr flistxattr flock fremovexattr fsetxattr fstat fstat64 fstatat64 fstatfs fstatfs64 fsync
     ftruncate ftruncate64 futimesat getcwd getdents getdents64 getxattr getxattrat inotify_add_watch inotify_init
-    inotify_init1 inotify_rm_watch ioctl lchown lchown32 lgetxattr link linkat listxattr listxattrat llistxattr
+    inotify_init1 inotify_rm_watch lchown lchown32 lgetxattr link linkat listxattr listxattrat llistxattr
     lremovexattr lseek lsetxattr lstat lstat64 mkdir mkdirat mknod mknodat newfstatat open openat openat2 pread64
     preadv preadv2 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv removexattr removexattrat
     rename renameat renameat2 rmdir sendfile sendfile64 setxattr setxattrat splice stat stat64 statfs statfs64
@@ -80,6 +93,23 @@ def profile(machine: str = platform.machine()) -> dict[str, Any]:
             *(_allow(["ptrace"], _equals(0, request)) for request in _PTRACE),
             *(_refuse(["ptrace"], _EPERM, _equals(0, request)) for request in (16, 0x4206)),
             *_core_limits(),
+            *_ioctls(),
+        ],
+    }
+
+
+def gvisor_profile(machine: str = platform.machine()) -> dict[str, Any]:
+    """The seccomp section for the kernel that gVisor is itself: all but killing or stopping PID 1, which Linux refuses.
+
+    New namespaces and the like are gVisor's own and nothing to the host.
+    """
+    return {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": [_ARCHITECTURES[machine]],
+        "syscalls": [
+            _refuse([name], _EPERM, _equals(target, 1), _equals(number, mortal))
+            for name, (target, number) in _SIGNALLING.items()
+            for mortal in (signal.SIGKILL, signal.SIGSTOP)
         ],
     }
 
@@ -117,6 +147,20 @@ def _core_limits() -> list[dict[str, Any]]:
         _allow(["prlimit64"], {**other, "index": 1}),
         _allow(["prlimit64"], _equals(1, _RLIMIT_CORE), reading),
         _refuse(["prlimit64"], 0, _equals(1, _RLIMIT_CORE), writing),
+    ]
+
+
+def _ioctls() -> list[dict[str, Any]]:
+    """All but btrfs's: the machine's log lies on it, and any owner of a directory may make subvolumes there.
+
+    They would be outside of the disk's limit, and its disk could not be removed. Any bit by which a type is another
+    one allows the call.
+    """
+    another = [(1 << bit, ~_BTRFS << 8 & 1 << bit) for bit in range(8, 16)]
+    cloning = [(0xFFFFFFFF, number) for number in _CLONING]
+    return [
+        _allow(["ioctl"], {"index": 1, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"})
+        for mask, value in (*another, *cloning)
     ]
 
 

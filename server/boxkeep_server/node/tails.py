@@ -28,7 +28,9 @@ class Tail:
 
 
 def read_tails(log: Path) -> dict[str, Tail]:
-    """The tails of the commands that the guest's records in `log` call running, the latest 256 of them.
+    """The tails of the commands that the guest's records in `log` call running, or that it had no time to write one of.
+
+    The latest 256 of them.
 
     Everything in `log` may be the tenant's making: only regular files beneath it are read, through no symlink.
     """
@@ -55,14 +57,17 @@ def _latest(top: int) -> list[str]:
 def _dated(top: int) -> Iterator[tuple[float, str]]:
     with os.scandir(top) as entries:
         for _, entry in zip(range(_LISTED), entries, strict=False):
-            if is_id(entry.name):
+            if is_id(entry.name) and entry.is_dir(follow_symlinks=False):
                 with contextlib.suppress(OSError):
                     yield entry.stat(follow_symlinks=False).st_mtime, entry.name
 
 
 def _is_unfinished(top: int, name: str) -> bool:
+    text = _end(top, f"{name}/record.json", _RECORD_BYTES)
+    if not text:
+        return True
     try:
-        record = json.loads(_end(top, f"{name}/record.json", _RECORD_BYTES))
+        record = json.loads(text)
     except (ValueError, RecursionError):
         return False
     return isinstance(record, dict) and record.get("state") == "running"

@@ -1,6 +1,7 @@
 """What a hostile root tries from inside a machine, with the errno that stopped each try, 0 where nothing did."""
 
 import ctypes
+import fcntl
 import json
 import os
 import socket
@@ -52,6 +53,8 @@ WRITES = (
     "/.boxkeep/guest/responder.py",
 )
 READS = ("/proc/1/mem", "/proc/1/environ", "/dev/mem", "/dev/kmsg", "/dev/loop-control", "/dev/fuse")
+# On the log, the one directory inside that lies on btrfs itself: what they make no limit counts.
+BTRFS = {"subvolume": 0x5000940E, "snapshot": 0x50009417, "limit": 0x8030942B, "search": 0xD0009411, "sync": 0x9408}
 SOCKETS = {"AF_ALG": (38, 5, 0), "AF_VSOCK": (40, 1, 0), "AF_PACKET": (17, 3, 0), "AF_XDP": (44, 3, 0)}
 
 
@@ -83,6 +86,19 @@ def read(path: str) -> None:
         file.read(1)
 
 
+def control(number: int) -> None:
+    directory = os.open("/.boxkeep/log", os.O_RDONLY)
+    try:
+        fcntl.ioctl(directory, number, bytearray(8) + b"made" + bytes(4084))
+    finally:
+        os.close(directory)
+
+
+def wide_control(number: int) -> None:
+    name = ctypes.create_string_buffer(bytes(8) + b"wide", 4096)
+    system_call(16, (os.open("/.boxkeep/log", os.O_RDONLY), number, ctypes.addressof(name)))
+
+
 def main() -> None:
     tries: dict[str, Callable[[], object]] = {name: partial(system_call, *call) for name, call in SYSCALLS.items()}
     for name, flag in {"user": 1 << 28, "mount": 1 << 17, "net": 1 << 30, "pid": 1 << 29, "time": 1 << 7}.items():
@@ -90,6 +106,10 @@ def main() -> None:
     tries |= {f"write {path}": partial(write, path) for path in WRITES}
     tries |= {f"read {path}": partial(read, path) for path in READS}
     tries |= {name: partial(socket.socket, *kind) for name, kind in SOCKETS.items()}
+    tries |= {f"btrfs {name}": partial(control, number) for name, number in BTRFS.items()}
+    # The kernel cuts the number to 32 bits, and so must whoever filters it.
+    tries["btrfs subvolume in 64 bits"] = partial(wide_control, BTRFS["subvolume"] | 1 << 32)
+    tries["moving the guest's directory"] = partial(os.rename, "/.boxkeep", "/elsewhere")
     tries["mknod of a disk"] = partial(os.mknod, "/root/disk", 0o60600, os.makedev(254, 0))
     tries["mknod of memory"] = partial(os.mknod, "/root/mem", 0o20600, os.makedev(1, 1))
     tries["chroot"] = partial(os.chroot, "/root")
