@@ -236,6 +236,9 @@ class Settler:
         if sandbox is not None and sandbox.status not in OVER:
             await asyncio.sleep(0.1 if sandbox.status is Status.ENDING else 1.0)
             return
+        # The first waits for the release, which settles all of them together with their last output.
+        for command in list(self._open.get(sandbox_id, {}).values())[:1]:
+            await self.settle_gone(command)
         for command in list(self._open.get(sandbox_id, {}).values()):
             await self._close(command, ending_with(command, sandbox, self._now_ms()))
         self._seen.pop(sandbox_id, None)
