@@ -1,6 +1,7 @@
 """Idempotency-Key: what is kept, and what must not be."""
 
 import asyncio
+from pathlib import Path
 
 import httpx
 import pytest
@@ -73,6 +74,21 @@ async def test_an_answer_is_given_again_and_says_so(api: httpx.AsyncClient, box:
     first, second = [await api.post(f"{PATH}/exec", json=body, headers=headers) for _ in range(2)]
     assert first.content == second.content
     assert (first.headers.get("idempotent-replayed"), second.headers["idempotent-replayed"]) == (None, "true")
+
+
+async def test_a_streamed_command_is_streamed_again_and_not_run_again(
+    api: httpx.AsyncClient, box: str, tmp_path: Path, stage: Stage
+) -> None:
+    mark = tmp_path / "ran"
+    tmp_path.parent.chmod(0o755)
+    wish = {"id": box, "command": f"echo once >> {mark}; echo out; exit 3", "stream": True}
+    streams = [(await api.post(f"{PATH}/exec", json=wish, headers={"Idempotency-Key": "s"})).text for _ in range(2)]
+    assert mark.read_text() == "once\n"
+    for stream in streams:
+        assert '"data":"out\\n"' in stream
+        assert '"exitCode":3' in stream
+    assert len((await api.get(f"{PATH}/processes", params={"id": box})).json()["items"]) == 1
+    assert (await _stored(stage, events)).count("sandbox.command.ended") == 1
 
 
 async def test_a_refusal_is_not_kept(api: httpx.AsyncClient, box: str) -> None:

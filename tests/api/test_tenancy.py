@@ -1,5 +1,7 @@
 """Nothing of another organisation is visible: each operation, with each kind of id, answers as for what never was."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -128,6 +130,37 @@ async def test_a_signed_url_opens_only_what_it_names(
         assert (await anyone.put(upload, content=b"x")).status_code == 401
         terminal = {"id": own, "token": url.params["token"]}
         assert (await anyone.get(f"{PATH}/fs/read", params={**terminal, "path": "/x"})).status_code == 401
+
+
+FOLLOWED: list[tuple[str, str, dict[str, Any]]] = [
+    ("GET", "/events", {}),
+    ("POST", "/exec", {"command": "echo begun; sleep 30", "stream": True}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "more"), FOLLOWED, ids=["events", "exec"])
+async def test_a_stream_breaks_off_when_its_key_is_revoked(
+    served: str, stage: Stage, key: str, box: str, method: str, path: str, more: dict[str, Any]
+) -> None:
+    headers = {"Authorization": f"Bearer {key}"}
+    where = "params" if method == "GET" else "json"
+    asked: dict[str, Any] = {where: {"id": box, **more}}
+    async with (
+        asyncio.timeout(20),
+        httpx.AsyncClient(base_url=f"http://{served}{PATH}", headers=headers, timeout=20) as client,
+        client.stream(method, path, **asked) as answer,
+    ):
+        chunks = answer.aiter_raw()
+        assert answer.status_code == 200
+        assert await anext(chunks)
+        await stage.keys.revoke((await stage.keys.authenticate(key)).key_id)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await _all_of(chunks)
+
+
+async def _all_of(chunks: AsyncIterator[bytes]) -> None:
+    async for _ in chunks:
+        pass
 
 
 async def test_each_operation_asks_for_its_scope_and_no_other(stage: Stage) -> None:

@@ -96,13 +96,17 @@ class Commands:
             await feed(visit, command, launch.stdin or b"")
         return command
 
-    async def stream(self, caller: Caller, sandbox_id: str, launch: Launch) -> AsyncGenerator[Watched, None]:
+    async def stream(
+        self, caller: Caller, sandbox_id: str, launch: Launch, process_id: str | None = None
+    ) -> AsyncGenerator[Watched, None]:
         """Run something and watch it: its record, once that is durable, its output as it comes, its end.
+
+        What runs or ran already under `process_id` is watched from its beginning, and not run again.
 
         Closing the generator leaves the command running. Errors are those of `run`; they come before the first item.
         """
         visit = await self._visits.begin(caller, sandbox_id)
-        command = self._record(caller, visit, launch)
+        command = self._record(caller, visit, launch, process_id)
         try:
             download = await self._begin_stream(visit, command, launch)
             async with aclosing(download):

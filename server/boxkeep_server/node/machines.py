@@ -32,8 +32,8 @@ _FREEZE_ATTEMPTS: Final = 50
 _LAST_WORDS_BYTES: Final = 2048
 _RESTING_SLACK_NS: Final = 50_000_000
 _ROUSED_SLACK_NS: Final = 2_000_000
-"""How late timers within a runsc machine may be. gVisor's kernel sets itself one of 0.4 ms for as long as it lives, which
-costs an idle machine four percent of a processor; with 2 ms it is half of that, with 50 ms a tenth."""
+"""How late timers within a runsc machine may be. gVisor's kernel sets itself one of 0.4 ms for as long as it lives,
+which costs an idle machine four percent of a processor; with 2 ms it is half of that, with 50 ms a tenth."""
 
 
 class BootFailed(Exception):

@@ -50,6 +50,7 @@ _MASKED: Final = (
     "/proc/keys",
     "/proc/latency_stats",
     "/proc/modules",
+    "/proc/pressure",
     "/proc/sched_debug",
     "/proc/scsi",
     "/proc/swaps",

@@ -1,13 +1,15 @@
 """Who is asking: the key of a request, or the signed token of a URL."""
 
+import asyncio
 from urllib.parse import parse_qs
 
-from boxkeep_server.model.errors import PermissionDenied, Unauthenticated
+from boxkeep_server.model.errors import PermissionDenied, Unauthenticated, Unavailable
 from boxkeep_server.model.ids import KEY_PATTERN
 from boxkeep_server.model.scopes import Scope, permits
 from boxkeep_server.web.parts import Caller, Parts
 from boxkeep_server.web.tokens import Grant, Purpose
 
+CHECK_S = 0.9
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -52,6 +54,18 @@ async def caller_by_token(token: str, purpose: Purpose, parts: Parts) -> tuple[C
     if caller.organisation != grant.organisation:
         raise Unauthenticated
     return caller, grant
+
+
+async def until_revoked(key_id: str, scope: Scope, parts: Parts) -> None:
+    """Return when a key may no longer do what asks for `scope`; seen within a second."""
+    while True:
+        await asyncio.sleep(CHECK_S)
+        try:
+            check_scope(await parts.keys.caller_of(key_id), scope)
+        except (Unauthenticated, PermissionDenied):
+            return
+        except Unavailable:
+            continue  # a store that is away revokes nothing
 
 
 def check_scope(caller: Caller, scope: Scope) -> None:

@@ -11,9 +11,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from boxkeep_server.model.errors import Invalid, NotFound, Unauthenticated
-from boxkeep_server.web.auth import caller_by_key, caller_by_token, check_scope, token_of
+from boxkeep_server.web.auth import caller_by_key, caller_by_token, check_scope, token_of, until_revoked
 from boxkeep_server.web.edge import ROUTE
 from boxkeep_server.web.errors import MethodNotAllowed
+from boxkeep_server.web.event_streams import Streamed
 from boxkeep_server.web.fields import Fields, Nothing, check_fields, parse_query
 from boxkeep_server.web.idempotent import answer_once, key_of
 from boxkeep_server.web.json_bodies import check_content_type, parse_object, read_body
@@ -64,9 +65,17 @@ class Dispatch:
         key = key_of(request) if operation.method == "POST" else None
         check_scope(caller, operation.scope)
         call = Call(request, caller, self._parts)
+        response = await self._respond(operation, call, key, query, body, scope["query_string"] + b"\0" + raw)
+        if isinstance(response, Streamed):
+            response.end_when(lambda: until_revoked(caller.key_id, operation.scope, self._parts))
+        return response
+
+    async def _respond(
+        self, operation: AnyOperation, call: Call, key: str | None, query: Fields, body: Fields, said: bytes
+    ) -> Response:
         if key is None:
             return await operation.handler(call, query, body)
-        fingerprint = hashlib.sha256(scope["query_string"] + b"\0" + raw).hexdigest()
+        fingerprint = hashlib.sha256(said).hexdigest()
 
         async def once(effect: str | None) -> Response:
             return await operation.handler(replace(call, effect=effect), query, body)

@@ -1,7 +1,7 @@
 """Server-sent events: encoding, heartbeats, backpressure, and an end when the client is gone."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import orjson
 from starlette.responses import Response
@@ -49,15 +49,25 @@ class Streamed(Response):
         super().__init__(None, 200, headers)
         del self.headers["content-length"]
         self._source = source
+        self._lapsed: Callable[[], Awaitable[None]] = _never
+
+    def end_when(self, lapsed: Callable[[], Awaitable[None]]) -> None:
+        """Break off when `lapsed` returns: whoever watches may do so no longer."""
+        self._lapsed = lapsed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the source ends or the client is gone; the source is closed either way."""
         gone = asyncio.create_task(until_gone(receive))
+        lapsed = asyncio.ensure_future(self._lapsed())
+        lapsed.add_done_callback(lambda _: gone.cancel())
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await send_in_time(send, b"")
             await self._pump(send, gone)
+            if lapsed.done():
+                raise Broken("the key was revoked")
         finally:
+            await _ended(lapsed)
             await _ended(gone)
             await self._source.aclose()
 
@@ -95,11 +105,15 @@ class EventStream(Streamed):
         )
 
 
+async def _never() -> None:
+    await asyncio.Event().wait()
+
+
 async def _next(source: AsyncGenerator[bytes, None]) -> bytes | None:
     return await anext(source, None)
 
 
-async def _ended(task: "asyncio.Task[bytes | None] | asyncio.Task[None]") -> None:
+async def _ended(task: "asyncio.Future[bytes | None] | asyncio.Future[None]") -> None:
     """Cancel a task and wait until it is over; what it would have raised no longer matters."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

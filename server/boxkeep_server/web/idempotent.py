@@ -30,7 +30,8 @@ async def answer_once(
 ) -> Response:
     """What the request gets: the kept answer of its key, or a new one, made with the id that the key has drawn.
 
-    Refusals, streams and answers that carry a token are not kept: asked again, the work is done again.
+    Refusals, streams and answers that carry a token are not kept: asked again, the work is done again with that same
+    id, so that a command is not run twice but its stream is sent again.
     """
     store = call.parts.idempotency
     begun = await store.begin(call.caller.organisation, operation.path, key, fingerprint)

@@ -17,7 +17,8 @@ REFS = "#/components/schemas/{model}"
 
 _IDEMPOTENT = (
     "The same key with the same request gets the first answer again, for 24 hours, with `Idempotent-Replayed: true`; "
-    "with another request it is a 409. Refusals and streams are not kept."
+    "with another request it is a 409. Refusals are not kept; "
+    "of a streamed command the stream is sent again."
 )
 _IDEMPOTENT_SECRETLY = "The answer carries a token and is not kept: the same request again gets another."
 _RETRY = {"Retry-After": "After how many seconds to try again."}

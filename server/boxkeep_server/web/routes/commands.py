@@ -157,7 +157,7 @@ async def _perform(call: Call, body: _Run, launch: Launch) -> Response:
         return json_response({"id": body.id, "processId": command.id})
     if not body.stream:
         return json_response(result_view(await commands.run(call.caller, body.id, launch, call.effect), encoding))
-    watched = commands.stream(call.caller, body.id, launch)
+    watched = commands.stream(call.caller, body.id, launch, call.effect)
     begun = await anext(watched)
     return EventStream(_events(begun, watched, encoding))
 

@@ -16,11 +16,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from boxkeep_server.control.terminals import Size
 from boxkeep_server.control.visits import Duplex
-from boxkeep_server.model.errors import BoxkeepError, NotFound, NotReady, PermissionDenied, Unauthenticated
+from boxkeep_server.model.errors import BoxkeepError, NotFound, NotReady, Unauthenticated
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.scopes import Scope as KeyScope
 from boxkeep_server.web import shapes
-from boxkeep_server.web.auth import caller_by_token, check_scope
+from boxkeep_server.web.auth import caller_by_token, check_scope, until_revoked
 from boxkeep_server.web.errors import response_of
 from boxkeep_server.web.fields import Nothing, Query, QueryInt, Text, parse_query
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
@@ -29,7 +29,6 @@ from boxkeep_server.web.terminal_urls import SOCKET_PATH, new_terminal_id, termi
 from boxkeep_server.web.tokens import Grant, Purpose
 from boxkeep_server.web.views import json_response
 
-CHECK_S = 1.0
 STUCK_S = 60.0
 CONTROL_MOST = 512
 PIECE = 128 * 1024
@@ -157,13 +156,8 @@ class _Session:
                 await self._duplex.send(data[at : at + PIECE])
 
     async def _watched(self) -> tuple[int, str]:
-        while True:
-            await asyncio.sleep(CHECK_S)
-            try:
-                caller = await self._parts.keys.caller_of(self._grant.key_id)
-                check_scope(caller, KeyScope.EXEC)
-            except (Unauthenticated, PermissionDenied):
-                return REVOKED, "The key was revoked"
+        await until_revoked(self._grant.key_id, KeyScope.EXEC, self._parts)
+        return REVOKED, "The key was revoked"
 
 
 def resize_of(text: str, terminal_id: str) -> Size | None:
