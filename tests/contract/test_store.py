@@ -371,6 +371,14 @@ async def test_a_database_that_is_not_there_is_unavailable(tmp_path: Path) -> No
         await Database.open(f"postgresql+asyncpg://nobody@/none?host={tmp_path}")
 
 
+async def test_a_database_of_a_later_version_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/later.sqlite3"
+    async with store_at(url) as database, database.writing() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = 'later'"))
+    with pytest.raises(Unavailable, match="another version"):
+        await Database.open(url)
+
+
 async def test_a_store_that_went_away_is_unavailable_and_comes_back(postgresql_url: str) -> None:
     async with store_at(postgresql_url) as database:
         organisation = await made_organisation(database)

@@ -18,7 +18,10 @@ def serve() -> None:
     read = settings()
     become_account(read)
     _log_lines()
-    compose.serve(read)
+    try:
+        compose.serve(read)
+    except BoxkeepError as error:
+        fail(error.sentence)
 
 
 def node() -> None:

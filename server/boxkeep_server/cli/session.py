@@ -4,6 +4,7 @@ import os
 import pwd
 import sys
 import tomllib
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -75,6 +76,9 @@ def as_account(read: Settings, work: Callable[[], None]) -> None:
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
+        except BaseException:  # noqa: BLE001 - the child's last words: nobody above it would say them
+            traceback.print_exc()
+            sys.stderr.flush()
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)

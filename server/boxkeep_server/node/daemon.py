@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -38,7 +39,6 @@ from boxkeep_server.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-VERSION: Final = "0.1.0"
 _THREADS: Final = 16
 _STARTS_PER_PROCESSOR: Final = 2
 
@@ -165,8 +165,9 @@ async def open_node(settings: Settings, lay_ground: LayGround) -> Opened:
     total = room.read_memory().total
     cgroups.open(room.machines_limit(total))
     disks = open_disks(settings)
-    ground = await lay_ground(settings, disks)
-    runtimes = hostfacts.find_runtimes(settings.node.isolations, settings.run)
+    ground, runtimes = await asyncio.gather(
+        lay_ground(settings, disks), hostfacts.find_runtimes(settings.node.isolations, settings.run)
+    )
     facts = await hostfacts.isolation_facts(runtimes)
     if not facts:
         raise NothingToRunIn(f"None of {', '.join(settings.node.isolations)} is installed")
@@ -200,11 +201,11 @@ async def open_node(settings: Settings, lay_ground: LayGround) -> Opened:
         boot_id=boot_id(),
         node_id=node_id(settings.lib, new_id),
         region=settings.node.region,
-        version=VERSION,
+        version=metadata.version("boxkeep-server"),
         slots=room.slots(total, settings.node.slots),
         warm=_warm(settings),
         starts_at_once=_STARTS_PER_PROCESSOR * (os.cpu_count() or 1),
-        disk_limit=True,
+        disk_limit=disks.limits_hold(),
     )
     return Opened(world, ground, disks, cgroups)
 

@@ -1,6 +1,7 @@
 """The disk pool: one loop file with btrfs, one subvolume with a limit for each machine."""
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from boxkeep_server.node.mountspace import mounts, unmount_below
 
 OPTIONS: Final = "loop,noatime,discard=async,compress=zstd:1,nosuid,nodev"
 PARTS: Final = ("upper", "work", "log")
+_PROBE: Final = ".probe"
+_PROBE_BYTES: Final = 1 << 20
 
 
 class Disks:
@@ -42,6 +45,24 @@ class Disks:
         btrfs.enable_quota(self.pool)
         for directory in (self.images, self._machines):
             directory.mkdir(mode=0o700, exist_ok=True)
+
+    def limits_hold(self) -> bool:
+        """Whether a disk here stops at its limit: tried with one that is written beyond it."""
+        with contextlib.suppress(FileNotFoundError):
+            btrfs.delete_subvolume(self.pool, _PROBE)
+        btrfs.create_subvolume(self.pool, _PROBE)
+        try:
+            btrfs.limit(self.pool / _PROBE, _PROBE_BYTES)
+            (self.pool / _PROBE / "beyond").write_bytes(os.urandom(4 * _PROBE_BYTES))
+        except OSError as error:
+            if error.errno != errno.EDQUOT:
+                raise
+            return True
+        finally:
+            number = btrfs.subvolume_id(self.pool / _PROBE)
+            btrfs.delete_subvolume(self.pool, _PROBE)
+            btrfs.forget_limit(self.pool, number)
+        return False
 
     def is_open(self) -> bool:
         """Whether the pool is mounted here."""

@@ -67,7 +67,7 @@ async def lay(settings: Settings, disks: Disks) -> Ground:
         tasks=(
             network.monitor,
             Resolver(network.router).run,
-            partial(_keep_images, images),
+            partial(_keep_images, images, records),
             partial(_keep_mirrors, mirrors),
         ),
     )
@@ -112,15 +112,17 @@ def _observer(settings: Settings, disks: Disks, network: Network, records: Recor
     return Observer(settings.run, settings.lib / "pool.img", disks, cgroups, network, records, addresses.taken)
 
 
-async def _keep_images(images: Images) -> None:
-    """Take up images that are built while the node runs."""
+async def _keep_images(images: Images, records: Records) -> None:
+    """Take up images that are built while the node runs, and let go of those that no machine needs any more."""
     while True:
         await asyncio.sleep(_IMAGES_EVERY_S)
         try:
             if await asyncio.to_thread(images.refresh):
                 _log.info("images are now %s", {name: image.digest for name, image in images.all().items()})
+            if gone := await asyncio.to_thread(lambda: images.remove_unused(records.digests(), time.monotonic())):
+                _log.info("%d images of which no machine is made any more were removed", gone)
         except (OSError, subprocess.CalledProcessError) as error:
-            _log.warning("images could not be unpacked: %s", error)
+            _log.warning("images could not be kept current: %s", error)
 
 
 def _uids(settings: Settings) -> list[int]:

@@ -1,15 +1,15 @@
 """What this host is: memory and its accounts, runtimes and what they need here, room for disks."""
 
+import asyncio
 import resource
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from boxkeep_server.model.node_api import Isolation, IsolationFacts
-from boxkeep_server.node import runtimes
+from boxkeep_server.node import probes
 from boxkeep_server.node.cgroups import Layout
 from boxkeep_server.node.oci import Host
 from boxkeep_server.node.room import GIB, Memory, read_memory
@@ -44,14 +44,11 @@ def pool_bytes(wished_gib: int | None, file: Path) -> int:
     return min(max(free_gib // 2, _POOL_LEAST_GIB), _POOL_MOST_GIB) * GIB
 
 
-def find_runtimes(wished: Sequence[Isolation], run: Path, path: str | None = None) -> dict[Isolation, Runtime]:
-    """The wished runtimes that are installed, in the order of the wish."""
-    found: dict[Isolation, Runtime] = {}
-    for isolation in wished:
-        binary = shutil.which(isolation, path=path)
-        if binary is not None:
-            found[isolation] = _runtime(isolation, Path(binary), run)
-    return found
+async def find_runtimes(wished: Sequence[Isolation], run: Path) -> dict[Isolation, Runtime]:
+    """The wished runtimes that are installed and answer, in the order of the wish."""
+    finders = {"runsc": probes.find_runsc, "runc": probes.find_runc}
+    found = await asyncio.gather(*(finders[one](probes.on_path(one), run) for one in wished))
+    return {isolation: runtime for isolation, runtime in zip(wished, found, strict=True) if runtime is not None}
 
 
 async def isolation_facts(found: Mapping[Isolation, Runtime]) -> dict[Isolation, IsolationFacts]:
@@ -64,15 +61,3 @@ async def isolation_facts(found: Mapping[Isolation, Runtime]) -> dict[Isolation,
             continue
         facts[isolation] = IsolationFacts(version=version, pause_keeps="memory" if isolation == "runsc" else "files")
     return facts
-
-
-def _runtime(isolation: Isolation, binary: Path, run: Path) -> Runtime:
-    if isolation == "runc":
-        return runtimes.runc(binary, run)
-    return runtimes.runsc(binary, run, runtimes.make_proc_sys(run / "proc-sys") if _shows_host_values() else None)
-
-
-def _shows_host_values() -> bool:
-    """Whether network namespaces show what runsc takes for the mark of the host's own one."""
-    seen = subprocess.run(["unshare", "--net", "test", "-e", "/proc/sys/net/core/rmem_default"], check=False)
-    return seen.returncode == 0

@@ -13,6 +13,8 @@ from boxkeep_server.node import btrfs
 
 _UNPACK: Final = ("tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--zstd", "-x")
 
+UNUSED_S: Final = 600.0
+
 
 @dataclass(frozen=True)
 class Image:
@@ -41,6 +43,7 @@ class Images:
         self._pool = pool
         self._archives = archives
         self._all: dict[str, Image] = {}
+        self._unused_since: dict[str, float] = {}
 
     def all(self) -> Mapping[str, Image]:
         """Those that machines can be made of now."""
@@ -74,10 +77,18 @@ class Images:
         for half in self._pool.glob(".half-*"):
             btrfs.delete_subvolume(self._pool, half.name)
 
-    def remove_unused(self, used: set[str]) -> int:
-        """Remove images that are neither current nor `used` (digests); how many."""
+    def remove_unused(self, used: set[str], now_s: float) -> int:
+        """Remove images that for `UNUSED_S` have been neither current nor `used` (digests); how many.
+
+        `now_s` is of a clock that only goes forward. The time is for machines that are begun from an image and not
+        written down yet. While nothing is current nothing is removed.
+        """
+        if not self._all:
+            return 0
         keep = used | {image.digest for image in self._all.values()}
-        old = [entry for entry in self._pool.iterdir() if not entry.name.startswith(".") and entry.name not in keep]
-        for entry in old:
-            btrfs.delete_subvolume(self._pool, entry.name)
+        unused = {entry.name for entry in self._pool.iterdir() if not entry.name.startswith(".")} - keep
+        self._unused_since = {digest: self._unused_since.get(digest, now_s) for digest in unused}
+        old = [digest for digest, since in self._unused_since.items() if now_s - since >= UNUSED_S]
+        for digest in old:
+            btrfs.delete_subvolume(self._pool, digest)
         return len(old)

@@ -77,6 +77,10 @@ class Records:
             return sorted({entry.stem for entry in self._directory.iterdir() if is_id(entry.stem)})
         return []
 
+    def digests(self) -> set[str]:
+        """The images that machines are made of."""
+        return {one.digest for machine in self.machines() if (one := self.read(machine)) is not None}
+
     def _path(self, machine: str) -> Path:
         if not is_id(machine):
             raise ValueError(f"not a machine id: {machine!r}")

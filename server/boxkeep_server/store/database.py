@@ -11,6 +11,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -48,7 +49,7 @@ class Database:
         """Connect, bring the tables to this version, and write the built-in plans that are not there.
 
         Raises:
-            Unavailable: the database is away.
+            Unavailable: the database is away, or of a schema that this version does not know.
         """
         parsed = make_url(url)
         database = cls._sqlite(parsed) if parsed.get_backend_name() == "sqlite" else cls._postgresql(parsed)
@@ -171,4 +172,7 @@ def _migrate(connection: sa.Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as fault:
+        raise Unavailable(f"The store is of another version of Boxkeep: {fault}") from fault
