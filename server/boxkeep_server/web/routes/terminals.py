@@ -20,7 +20,7 @@ from boxkeep_server.model.errors import BoxkeepError, NotFound, NotReady, Unauth
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.scopes import Scope as KeyScope
 from boxkeep_server.web import shapes
-from boxkeep_server.web.auth import caller_by_token, check_scope, until_revoked
+from boxkeep_server.web.auth import caller_by_token, check_scope, token_of, until_revoked
 from boxkeep_server.web.errors import response_of
 from boxkeep_server.web.fields import Nothing, Query, QueryInt, Text, parse_query
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
@@ -99,8 +99,9 @@ class TerminalSocket:
             await duplex.aclose()
 
     async def _open(self, scope: Scope) -> tuple[Caller, Grant, Duplex]:
+        token = token_of(scope["query_string"])
+        caller, grant = await caller_by_token(token, Purpose.TERMINAL, self._parts)
         query = parse_query(SocketQuery, scope["query_string"])
-        caller, grant = await caller_by_token(query.token, Purpose.TERMINAL, self._parts)
         if (query.id, query.terminal_id) != (grant.sandbox, grant.bound):
             raise Unauthenticated
         await self._parts.rates.take(caller.organisation, CallKind.TERMINAL)
