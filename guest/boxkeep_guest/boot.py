@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Boot(NamedTuple):
-    """A parsed boot file. `memory_limit` is in bytes, 0 where unknown."""
+    """A parsed boot file. `memory_limit` is in bytes, `process_limit` a number; 0 where unknown or none."""
 
     machine: str
     secret: bytes
@@ -16,6 +16,7 @@ class Boot(NamedTuple):
     workspace: str
     runtime: str
     memory_limit: int
+    process_limit: int
     meminfo: str
 
 
@@ -41,5 +42,6 @@ def read_boot(path: str) -> Boot:
         workspace=str(told.get("workspace", "/workspace")),
         runtime=str(told.get("runtime", "runc")),
         memory_limit=int(told.get("memoryLimitBytes") or 0),
+        process_limit=int(told.get("processLimit") or 0),
         meminfo=str(told.get("meminfo", "/proc/meminfo")),
     )

@@ -1,15 +1,9 @@
 """Memory of the machine: what is used, whether the kernel killed for it, and killing before the whole machine dies."""
 
 import asyncio
-import os
-import signal
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor
-from typing import Any
 
-from boxkeep_guest.processes import Processes
-from boxkeep_guest.tree import Seen, Tree, send, snapshot
+from boxkeep_guest.relief import Kind, Relief
 
 _KIB = 1024
 _COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
@@ -50,38 +44,6 @@ def next_look(used: int, limit: int) -> float:
     """Seconds until the watcher should look again: before what is free could be filled."""
     room = limit - margin(limit) - used
     return min(1.0, max(0.02, room / FILLED_BYTES_A_SECOND))
-
-
-def owners(seen: list[Seen], ours: range) -> dict[int, int]:
-    """For each pid the mark of the process that it belongs to: its own, else that of its nearest ancestor, else 0."""
-    by_pid = {one.pid: one for one in seen}
-    found: dict[int, int] = {}
-    for one in seen:
-        chain: list[int] = []
-        at: Seen | None = one
-        while at is not None and at.pid not in found and at.mark not in ours and at.pid not in chain:
-            chain.append(at.pid)
-            at = by_pid.get(at.parent)
-        mark = 0 if at is None else found.get(at.pid, at.mark if at.mark in ours else 0)
-        found.update(dict.fromkeys([*chain, *([at.pid] if at is not None else [])], mark))
-    return found
-
-
-def largest(seen: list[Seen], ours: range, alone: bool) -> tuple[int, int, int] | None:
-    """The largest tree: its mark, its bytes, and the pid of its largest process; None where there is none.
-
-    Processes of nobody known, mark 0, count only where the guest is `alone` with what it started.
-    """
-    belongs = owners(seen, ours)
-    seen = [one for one in seen if alone or belongs[one.pid]]
-    sizes: dict[int, int] = {}
-    for one in seen:
-        sizes[belongs[one.pid]] = sizes.get(belongs[one.pid], 0) + one.rss
-    if not any(sizes.values()):
-        return None
-    mark = max(sizes, key=lambda key: sizes[key])
-    biggest = max((one for one in seen if belongs[one.pid] == mark), key=lambda one: one.rss)
-    return mark, sizes[mark], biggest.pid
 
 
 class OomCounter:
@@ -125,7 +87,7 @@ class Memory:
         limit = self._told_limit or _first_number(_LIMITS) or total
         return min(limit, total) if total else limit
 
-    async def watch(self, processes: Processes, threads: Executor, tell: Callable[[dict[str, Any]], None]) -> None:
+    async def watch(self, relief: Relief) -> None:
         """Look for ever, and end the largest tree whenever the limit is near."""
         limit = self.limit()
         if not limit:
@@ -133,26 +95,17 @@ class Memory:
         while True:
             used = self.anonymous()
             if used > limit - margin(limit):
-                await self._relieve(processes, threads, tell)
+                await relief.end_largest(_MEMORY)
             await asyncio.sleep(next_look(used, limit))
 
-    @staticmethod
-    async def _relieve(processes: Processes, threads: Executor, tell: Callable[[dict[str, Any]], None]) -> None:
-        loop = asyncio.get_running_loop()
-        limit_name = processes.spawner.limit_name
-        seen = await loop.run_in_executor(threads, snapshot, limit_name)
-        found = largest(seen, processes.spawner.marks, alone=os.getpid() == 1)
-        if found is None:
-            return
-        mark, size, pid = found
-        process = processes.marked(mark)
-        tell({"event": "memory.killed", "id": process and process.spec.id, "pid": pid, "memoryBytes": size})
-        if process is not None:
-            await process.end("out_of_memory", "The memory limit of the sandbox was near", gentle=False)
-        elif mark:
-            await loop.run_in_executor(threads, Tree(-1, mark, limit_name).kill)
-        else:
-            send(pid, signal.SIGKILL)
+
+_MEMORY = Kind(
+    weight=lambda one: one.rss,
+    event="memory.killed",
+    unit="memoryBytes",
+    outcome="out_of_memory",
+    reason="The memory limit of the sandbox was near",
+)
 
 
 def _first_number(paths: tuple[str, ...]) -> int | None:

@@ -5,7 +5,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from boxkeep_guest import attributes, pid1, port_calls
+from boxkeep_guest import attributes, crowding, pid1, port_calls
 from boxkeep_guest.boot import Boot, read_boot
 from boxkeep_guest.calls import Op
 from boxkeep_guest.events import Events
@@ -16,6 +16,7 @@ from boxkeep_guest.memory import Memory, OomCounter
 from boxkeep_guest.process import Process
 from boxkeep_guest.process_calls import ProcessCalls
 from boxkeep_guest.processes import Processes
+from boxkeep_guest.relief import Relief
 from boxkeep_guest.service import Gate, Identity, Service
 from boxkeep_guest.spawn import Spawner
 from boxkeep_guest.terminal_calls import TerminalCalls
@@ -61,12 +62,12 @@ async def serve(boot: Boot) -> None:
     for ops in parts:
         service.ops |= ops
     server = await service.listen(boot.address, boot.port)
-    watcher = (
-        asyncio.create_task(memory.watch(processes, process_threads, events.add)) if boot.runtime == "runsc" else None
-    )
+    relief = Relief(processes, process_threads, events.add)
+    watches = (memory.watch(relief), crowding.watch(boot.process_limit, relief)) if boot.runtime == "runsc" else ()
+    watchers = [asyncio.create_task(watch) for watch in watches]
     await stopped.wait()
     server.close()
-    if watcher is not None:
+    for watcher in watchers:
         watcher.cancel()
     await processes.end_all()
 

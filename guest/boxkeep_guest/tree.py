@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from typing import NamedTuple
 
 _PASSES = 300
@@ -84,6 +85,38 @@ def members(seen: list[Seen], root: int, mark: int, known: set[tuple[int, int]])
             found[one.pid] = one
             waiting += children.get(one.pid, ())
     return list(found.values())
+
+
+def owners(seen: list[Seen], ours: range) -> dict[int, int]:
+    """For each pid the mark of the process that it belongs to: its own, else that of its nearest ancestor, else 0."""
+    by_pid = {one.pid: one for one in seen}
+    found: dict[int, int] = {}
+    for one in seen:
+        chain: list[int] = []
+        at: Seen | None = one
+        while at is not None and at.pid not in found and at.mark not in ours and at.pid not in chain:
+            chain.append(at.pid)
+            at = by_pid.get(at.parent)
+        mark = 0 if at is None else found.get(at.pid, at.mark if at.mark in ours else 0)
+        found.update(dict.fromkeys([*chain, *([at.pid] if at is not None else [])], mark))
+    return found
+
+
+def largest(seen: list[Seen], ours: range, alone: bool, weight: Callable[[Seen], int]) -> tuple[int, int, int] | None:
+    """The tree that weighs most: its mark, its weight, and the pid of its heaviest process; None where none weighs.
+
+    Processes of nobody known, mark 0, count only where the guest is `alone` with what it started.
+    """
+    belongs = owners(seen, ours)
+    seen = [one for one in seen if alone or belongs[one.pid]]
+    sizes: dict[int, int] = {}
+    for one in seen:
+        sizes[belongs[one.pid]] = sizes.get(belongs[one.pid], 0) + weight(one)
+    if not any(sizes.values()):
+        return None
+    mark = max(sizes, key=lambda key: sizes[key])
+    biggest = max((one for one in seen if belongs[one.pid] == mark), key=weight)
+    return mark, sizes[mark], biggest.pid
 
 
 class Tree:

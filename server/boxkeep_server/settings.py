@@ -58,7 +58,9 @@ class NodeSettings(Section):
     machine_disk_gib: Annotated[int, Field(ge=1, description="Ceiling of one sandbox's disk in GiB.")] = 10
     machine_memory_mib: Annotated[int, Field(ge=128, description="Ceiling of one sandbox's memory in MiB.")] = 4096
     machine_cpus: Annotated[float, Field(gt=0, description="Ceiling of one sandbox's processors, shared.")] = 2.0
-    machine_pids: Annotated[int, Field(ge=64, description="Ceiling of one sandbox's processes under runc.")] = 4096
+    machine_pids: Annotated[
+        int, Field(ge=64, description="Ceiling of one sandbox's processes under runc; a quarter under runsc.")
+    ] = 4096
     slots: Annotated[
         int | None, Field(ge=0, description="Sandboxes at once; by default (memory - reserve) / 384 MiB.")
     ] = None

@@ -245,6 +245,21 @@ async def test_a_hog_is_ended_before_its_sandbox_is(own_guest: Start, pool: Gues
     assert (await commands.wait(small, 0))["state"] == "running"
 
 
+async def test_a_crowd_is_ended_before_it_starves_its_sandbox(own_guest: Start, pool: GuestPool) -> None:
+    most = os.stat("/proc").st_nlink + 200  # on the host all processes count
+    program = own_guest(runtime="runsc", processLimit=most)
+    commands = Commands(pool, program.address, str(program.workspace))
+    small = await commands.start("sleep 60")
+    crowd = await commands.start("for n in $(seq 400); do (trap '' TERM; setsid sleep 60) & done; wait")
+    async with pool.download(program.address, {"op": "watch", "after": 0}) as download:
+        event = (await anext(aiter(download))).json()
+    assert (event["event"], event["id"]) == ("processes.killed", crowd)
+    ended = await commands.wait(crowd)
+    assert (ended["outcome"], ended["reason"]) == ("signalled", f"The sandbox had more than {most} processes")
+    assert (await commands.wait(small, 0))["state"] == "running"
+    await eventually(lambda: len(_descendants(program.pid)) < 10)
+
+
 def _descendants(pid: int) -> list[str]:
     found = []
     for child in _children(pid):

@@ -2,10 +2,15 @@
 
 import os
 
-from boxkeep_guest.memory import figures, kill_count, largest, margin, next_look, owners
-from boxkeep_guest.tree import Seen, look, members
+from boxkeep_guest import crowding
+from boxkeep_guest.memory import figures, kill_count, margin, next_look
+from boxkeep_guest.tree import Seen, largest, look, members, owners
 
 MIB = 1024 * 1024
+
+
+def in_bytes(one: Seen) -> int:
+    return one.rss
 
 
 def seen(pid: int, parent: int, mark: int = 0, session: int = 0, rss: int = 1) -> Seen:
@@ -49,15 +54,15 @@ def test_the_largest_tree_counts_all_that_descends_from_it() -> None:
         seen(30, 1, mark=0, rss=1 * MIB),
     ]
     assert owners(all_seen, range(100, 102)) == {10: 100, 11: 100, 12: 100, 20: 101, 30: 0}
-    assert largest(all_seen, range(100, 102), alone=True) == (100, 65 * MIB, 11)
-    assert largest([], range(1), alone=True) is None
+    assert largest(all_seen, range(100, 102), True, in_bytes) == (100, 65 * MIB, 11)
+    assert largest([], range(1), True, in_bytes) is None
 
 
 def test_strangers_count_only_where_the_guest_is_alone() -> None:
     all_seen = [seen(10, 1, mark=100, rss=5 * MIB), seen(30, 1, mark=0, rss=500 * MIB), seen(31, 30, rss=MIB)]
-    assert largest(all_seen, range(100, 101), alone=False) == (100, 5 * MIB, 10)
-    assert largest(all_seen, range(100, 101), alone=True) == (0, 501 * MIB, 30)
-    assert largest(all_seen[1:], range(100, 101), alone=False) is None
+    assert largest(all_seen, range(100, 101), False, in_bytes) == (100, 5 * MIB, 10)
+    assert largest(all_seen, range(100, 101), True, in_bytes) == (0, 501 * MIB, 30)
+    assert largest(all_seen[1:], range(100, 101), False, in_bytes) is None
 
 
 def test_a_loop_of_parents_ends() -> None:
@@ -78,3 +83,17 @@ def test_figures_of_the_kernel_are_read_by_name() -> None:
         "AnonPages": 3072,
     }
     assert kill_count(["low 0\noom 3\noom_kill 2\n", "oom_kill_disable 0\nunder_oom 0\noom_kill 5\n", ""]) == 7
+
+
+def test_the_tree_with_the_most_processes_is_the_largest_where_they_are_counted() -> None:
+    all_seen = [seen(10, 1, mark=100, rss=500 * MIB), seen(20, 1, mark=101), seen(21, 20), seen(22, 21)]
+    found = largest(all_seen, range(100, 102), True, lambda one: not one.zombie)
+    assert found is not None
+    assert found[:2] == (101, 3)
+
+
+def test_the_more_processes_the_sooner_they_are_counted_again() -> None:
+    assert crowding.next_look(10, 4096) == 1.0
+    assert crowding.next_look(3596, 4096) == 0.25
+    assert crowding.next_look(5000, 4096) == 0.1
+    assert crowding.count() > 3

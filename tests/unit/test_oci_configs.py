@@ -94,6 +94,8 @@ def test_the_boot_file_says_where_to_listen_and_what_is_the_limit() -> None:
     boot = oci.boot_file("m" * 32, "ab" * 32, "runsc", CEILINGS)
     assert boot["listen"] == ["0.0.0.0", 7071]
     assert boot["memoryLimitBytes"] == 1 << 30
+    assert boot["processLimit"] == CEILINGS.pids // 4
+    assert oci.boot_file("m" * 32, "ab" * 32, "runc", CEILINGS)["processLimit"] == 0
     json.dumps(boot)
 
 

@@ -32,6 +32,8 @@ _CAPABILITIES: Final = (
 )
 # gVisor keeps these to itself: they are rights over its kernel, none over the host's.
 _RUNSC_CAPABILITIES: Final = (*_CAPABILITIES, "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT")
+# gVisor has no ceiling of its own for them: the guest keeps watch, and each costs a good deal more than on Linux.
+_RUNSC_PIDS_SHARE: Final = 4
 # The sentry's own threads count as well; out of them it dies with all that is in it.
 _RUNSC_LEAST_PIDS: Final = 4096
 # Below 0 is not ours to give; the host's services stay at 0 and go last.
@@ -152,6 +154,7 @@ def boot_file(machine: str, secret: str, isolation: Isolation, ceilings: Ceiling
         "workspace": WORKSPACE,
         "runtime": isolation,
         "memoryLimitBytes": ceilings.memory_bytes,
+        "processLimit": ceilings.pids // _RUNSC_PIDS_SHARE if isolation == "runsc" else 0,
     }
 
 
