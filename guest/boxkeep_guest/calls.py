@@ -16,6 +16,7 @@ class Call:
         self.fields = fields
         self.connection = connection
         self.answered = False
+        self._upload_ended = False
 
     async def answer(self, **fields: Any) -> None:
         """The first answer."""
@@ -48,19 +49,23 @@ class Call:
         """The end of a download."""
         await self.connection.send(frames.END, b"")
 
-    async def uploaded(self) -> bytes | None:
-        """The next bytes of an upload, None at its end.
+    async def uploaded(self) -> list[bytes]:
+        """The next bytes of an upload, as many as have come; none at its end.
 
         Raises:
             PeerGone: the host is gone or stands still.
             BadFrame: the host sent what an upload has no place for.
         """
-        kind, payload = await self.connection.receive(STALLED_SECONDS)
-        if kind == frames.END:
-            return None
-        if kind != frames.DATA:
-            raise BadFrame(f"an upload has no frames of type {kind}")
-        return payload
+        found: list[bytes] = []
+        while not self._upload_ended and (not found or self.connection.waiting):
+            kind, payload = await self.connection.receive(STALLED_SECONDS)
+            if kind == frames.DATA:
+                found.append(payload)
+            elif kind == frames.END:
+                self._upload_ended = True
+            else:
+                raise BadFrame(f"an upload has no frames of type {kind}")
+        return found
 
 
 class Op(NamedTuple):

@@ -66,6 +66,11 @@ class Connection(asyncio.Protocol):
         """The peer took what we had."""
         self._room.set()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a frame has come that was not received yet."""
+        return bool(self._frames)
+
     def allow_calls(self) -> None:
         """After the handshake JSON may have its full length."""
         self._decoder.json_most = frames.JSON_MOST

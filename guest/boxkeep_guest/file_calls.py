@@ -89,8 +89,8 @@ class FileCalls:
         replacement = await self._away(files.Replacement, fields.path(), mode, owner, parents, size)
         try:
             await call.answer()
-            while (data := await call.uploaded()) is not None:
-                await self._away(replacement.write, data)
+            while parts := await call.uploaded():
+                await self._away(replacement.write, b"".join(parts))
             entry = await asyncio.shield(self._away(replacement.finish))
         finally:
             replacement.discard()

@@ -159,9 +159,10 @@ class ProcessCalls:
             raise Refused("not_running", "The process takes no input")
         await call.answer()
         written = 0
-        while (data := await call.uploaded()) is not None:
-            await intake.write(data)
-            written += len(data)
+        while parts := await call.uploaded():
+            for data in parts:
+                await intake.write(data)
+                written += len(data)
         if close and process.terminal is None:
             intake.close()
         await call.answer(written=written)

@@ -13,6 +13,8 @@ from boxkeep_server.guestwire.errors import GuestError, GuestProtocolError, Gues
 from boxkeep_server.guestwire.frames import Frame
 
 QUEUE_MOST = 256 * 1024
+UNSENT_MOST = 1024 * 1024
+"""What may wait to be sent: enough that a guest that writes to its disk meanwhile has the next bytes at hand."""
 MACHINE_BYTES_MOST = 96 * 1024 * 1024
 SEND_SECONDS = 60.0
 _FRAME_COST = 128
@@ -50,6 +52,7 @@ class GuestConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The transport is there."""
         self._transport = transport  # type: ignore[assignment]
+        transport.set_write_buffer_limits(high=UNSENT_MOST)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
         """Queue what is complete; a guest that breaks the bounds, or speaks unasked, is cut off."""
