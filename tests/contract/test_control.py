@@ -227,6 +227,25 @@ async def test_a_machine_that_dies_ends_each_open_command_once_with_its_event(
     }
 
 
+async def test_a_command_that_is_written_again_is_one_record_with_its_first_end(
+    rig: Rig, database: Database, clock: Clock
+) -> None:
+    made = await ready(rig, await rig.caller())
+    rows, (first, second, third) = CommandRows(database), [command_in(made) for _ in range(3)]
+    over = Ending(first.id, clock.at, Outcome.EXITED, exit_code=3)
+    told = await rows.write([first], [over])
+    other = Ending(first.id, clock.at, Outcome.CANCELLED)
+    assert await rows.write([first, second], [other]) == told
+    assert (await rows.write([], [other, Ending(second.id, clock.at, Outcome.EXITED)])).keys() == {first.id, second.id}
+    await rows.write([first, second, third], [])
+    page = await rows.page(made.id, None, 10)
+    found = {row.id: row.outcome for row in page.items}
+    assert found == {first.id: Outcome.EXITED, second.id: Outcome.EXITED, third.id: None}
+    async with database.reading() as connection:
+        written = [event.type for event in await events.after(connection, made.id, 3)]
+    assert (written.count(EventType.COMMAND_STARTED), written.count(EventType.COMMAND_ENDED)) == (3, 2)
+
+
 async def test_the_event_stream_of_a_failed_sandbox_ends_behind_its_commands_ends(
     rig: Rig, database: Database, clock: Clock
 ) -> None:

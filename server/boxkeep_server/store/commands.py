@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.commands import Command, Outcome
@@ -73,10 +74,17 @@ class CommandRows:
     async def write(self, opened: Sequence[Command], ended: Sequence[Ending]) -> Mapping[str, Command]:
         """Write beginnings and ends in one transaction, each once however often it is written; the rows of the ends as
         they then are: where another end was written before, that one."""
+        try:
+            return await self._write(opened, ended, again=False)
+        except IntegrityError:  # a beginning was written before, and the word of it was lost
+            return await self._write(opened, ended, again=True)
+
+    async def _write(self, opened: Sequence[Command], ended: Sequence[Ending], *, again: bool) -> Mapping[str, Command]:
         ends = {ending.id: ending for ending in ended}
         async with self._database.writing() as connection:
-            asked = list({*ends, *(one.id for one in opened)})
-            known = set((await connection.execute(_KNOWN, {"ids": asked})).scalars())
+            known = ends.keys() - {one.id for one in opened}
+            if again:
+                known |= set((await connection.execute(_KNOWN, {"ids": [one.id for one in opened]})).scalars())
             new = [_ended(one, ends.get(one.id)) for one in opened if one.id not in known]
             if new:
                 await connection.execute(_ADD, [_values(row) for row in new])
