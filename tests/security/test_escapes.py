@@ -1,6 +1,7 @@
 """Ways out that an attacker tries first: each fails, and host, guest and neighbour are as they were."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -119,12 +120,20 @@ def test_no_setuid_or_file_of_the_host_is_reached_through_proc(sandbox: Sandbox,
     assert "not-for-the-inside" not in sandbox.exec(f"cat /proc/*/root{secret} 2>&1")["stdout"]
 
 
+@pytest.fixture
+def readable_file(service: Service) -> Iterator[Path]:
+    """A file of the host that the services' account can read, there for one test."""
+    path = service.root / "for-all-on-the-host"
+    path.write_text("not-for-the-inside\n")
+    path.chmod(0o644)
+    yield path
+    path.unlink()
+
+
 def test_a_symlink_in_place_of_a_commands_output_shows_nothing_of_the_host(
-    service: Service, api: Api, isolation: str
+    api: Api, isolation: str, readable_file: Path
 ) -> None:
-    secret = service.root / f"host-secret-{isolation}"
-    secret.write_text("not-for-the-inside\n")
-    secret.chmod(0o644)
+    secret = readable_file
     box = api.ready(runtime="base", isolation=isolation)
     process = box.background("echo mine; sleep 600")
     eventually("its output", lambda: box.output(process) == b"mine\n", 10)

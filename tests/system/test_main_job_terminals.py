@@ -1,5 +1,7 @@
 """Terminals by WebSocket: keys, colours, resize, several clients on one, and rejoin with scrollback."""
 
+import time
+
 import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -27,6 +29,7 @@ def test_a_resize_reaches_the_program_in_the_terminal(sandbox: Sandbox) -> None:
         terminal.resize(33, 101)
         terminal.type("trap 'echo changed to $(stty size)' WINCH; echo now $(stty size)\r")
         terminal.until("now 33 101")
+        time.sleep(0.5)  # a signal before the shell waits for keys is kept by it until the next key
         terminal.resize(44, 120)
         terminal.until("changed to 44 120")
 
@@ -57,8 +60,8 @@ def test_a_terminal_that_was_left_goes_on_and_is_found_again_with_its_scrollback
 
 def test_control_c_interrupts_and_exit_closes(sandbox: Sandbox) -> None:
     with Terminal.of(sandbox.api, sandbox.id) as terminal:
-        terminal.type("sleep 1000; echo slept-$((1 + 1))\r")
-        terminal.until("sleep 1000")
+        terminal.type("echo at-$((1 + 1)); sleep 1000; echo slept-$((1 + 1))\r")
+        terminal.until("at-2")
         terminal.type("\x03")
         terminal.type("echo after-$?\r")
         terminal.until("after-130")
