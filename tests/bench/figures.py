@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.bench.kept import Kept
 from tests.bench.stopwatch import Samples, sampled, timed
 from tests.clients import Api, Sandbox, eventually, fresh
 from tests.leftovers import machine_processes
@@ -17,7 +18,7 @@ from tests.terminals import Terminal
 
 MIB = 1 << 20
 WARM_RUNTIME, COLD_RUNTIME = "base", "python"
-REFILL_S = 1.5
+REFILL_S = 3.0
 
 
 @dataclass
@@ -55,40 +56,46 @@ class Bench:
         self.revocation()
         self.services_memory()
 
+    def kept(self) -> Kept:
+        """A connection of its own, to be closed."""
+        return Kept(self.api.url, self.api.key)
+
     def first_command(self, isolation: str) -> None:
         """From the create's first byte to the first command's answer."""
         made: list[str] = []
 
         def once(runtime: str) -> None:
             wish = {"runtime": runtime, "isolation": isolation}
-            answer = self.api.call("POST", "", params={"wait": "ready", "timeoutMs": 60_000}, json=wish)
+            answer = kept.post("?wait=ready&timeoutMs=60000", wish)
             made.append(answer["id"])
-            assert Sandbox(self.api, answer["id"]).exec("true")["exitCode"] == 0
+            assert kept.post("/exec", _true_in(answer["id"]))["exitCode"] == 0
 
         def tidy() -> None:
             while made:
                 self.api.delete(made.pop())
             time.sleep(REFILL_S)
 
-        for kind, runtime in (("warm", WARM_RUNTIME), ("cold", COLD_RUNTIME)):
-            found = sampled(lambda runtime=runtime: once(runtime), self.count(15), tidy)  # type: ignore[misc]
-            self.tell(f"create → first command answered, {kind}", isolation, found)
+        with self.kept() as kept:
+            for kind, runtime in (("warm", WARM_RUNTIME), ("cold", COLD_RUNTIME)):
+                found = sampled(lambda runtime=runtime: once(runtime), self.count(15), tidy)  # type: ignore[misc]
+                self.tell(f"create → first command answered, {kind}", isolation, found)
         tidy()
 
     def exec_true(self, box: Sandbox, isolation: str) -> None:
         """`true` on a kept connection."""
-        sampled(lambda: box.exec("true", timeout=10_000), 5)
-        self.tell("exec a shell's `true`", isolation, sampled(lambda: box.exec("true"), self.count(200)))
-        argv = {"id": box.id, "command": "true", "args": []}
-        bare = sampled(lambda: box.api.call("POST", "/exec", json=argv), self.count(300))
-        self.tell("exec `true` as an argv", isolation, bare)
+        with self.kept() as kept:
+            shell: dict[str, object] = {"id": box.id, "command": "true"}
+            sampled(lambda: kept.post("/exec", shell), 5)
+            self.tell("exec a shell's `true`", isolation, sampled(lambda: kept.post("/exec", shell), self.count(200)))
+            bare = sampled(lambda: kept.post("/exec", _true_in(box.id)), self.count(300))
+            self.tell("exec `true` as an argv", isolation, bare)
 
     def under_load(self, box: Sandbox, isolation: str) -> None:
         """The same while others are busy."""
-        argv = {"id": box.id, "command": "true", "args": []}
 
         def once() -> None:
-            box.api.call("POST", "/exec", json=argv)
+            with self.kept() as kept:
+                kept.post("/exec", _true_in(box.id))
 
         with self._creating(isolation, 50):
             self.tell("exec `true` while 50 creates run", isolation, sampled(once, self.count(100)))
@@ -170,14 +177,14 @@ class Bench:
         count = self.count(50)
         made: list[str] = []
 
+        def one(_: int) -> str:
+            with self.kept() as kept:
+                wish = {"runtime": WARM_RUNTIME, "isolation": isolation}
+                return str(kept.post("?wait=ready&timeoutMs=180000", wish)["id"])
+
         def all_ready() -> None:
             with ThreadPoolExecutor(count) as pool:
-                wish = {"runtime": WARM_RUNTIME, "isolation": isolation}
-                made.extend(answer["id"] for answer in pool.map(lambda _: self.api.create(**wish), range(count)))
-            waiting = list(made)
-            while waiting:
-                ready = {item["id"] for item in self.api.list(status="ready", limit=1000)["items"]}
-                waiting = [one for one in waiting if one not in ready]
+                made.extend(pool.map(one, range(count)))
 
         self.tell(f"{count} creates at once, all ready", isolation, f"{timed(all_ready) / 1000:.1f} s")
         self._delete_all(made)
@@ -279,6 +286,10 @@ class Bench:
         kib = {name: _kib(run.pid, "smaps_rollup", "Pss") for name, run in self.service.running.items()}
         told = ", ".join(f"{name} {size / 1024:.0f}" for name, size in kib.items())
         self.tell("API + node memory, idle", "", f"{sum(kib.values()) / 1024:.0f} MiB PSS ({told})")
+
+
+def _true_in(sandbox: str) -> dict[str, object]:
+    return {"id": sandbox, "command": "true", "args": []}
 
 
 def _answers(box: Sandbox) -> bool:

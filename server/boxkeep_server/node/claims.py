@@ -223,6 +223,7 @@ class Claims:
 
     def _begin(self, wish: ClaimWish) -> _Effort:
         key = Key.of(wish)
+        self._do.berths.called()
         effort = self._efforts[key] = _Effort(asyncio.get_running_loop().time() + CLAIM_S)
         effort.task = self._do.crew.start(self._bring_about(wish, effort))
         effort.task.add_done_callback(lambda _: self._efforts.pop(key, None))

@@ -1,6 +1,7 @@
 """The host's part of the network: its own table, and room for the uplink in rules that others have made."""
 
 import contextlib
+import functools
 import logging
 import shutil
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Final
 from boxkeep_server.node import foreign_chains, netns, nft
 from boxkeep_server.node.addresses import Plan
 from boxkeep_server.node.foreign_chains import Chain
+from boxkeep_server.node.nftables import Nftables
 
 _log = logging.getLogger(__name__)
 
@@ -43,11 +45,15 @@ class Firewall:
         self._as_set = ""
         self._told: set[Chain] = set()
 
+    @functools.cached_property
+    def _rules(self) -> Nftables:
+        return Nftables()
+
     def set(self) -> None:
         """Set everything, in place of what is there."""
         _FORWARDS.write_text("1")
         rules = nft.host(self._table, self._plan, self._uplink, self._uids, self.opened)
-        netns.nft(nft.replaced(self._table, rules))
+        self._rules.change(nft.replaced(self._table, rules))
         self._as_set = self._own_rules()
         self._make_room()
 
@@ -60,18 +66,18 @@ class Firewall:
 
     def withdraw(self) -> None:
         """Take everything away. May be repeated."""
-        netns.nft(f"table inet {self._table}\ndelete table inet {self._table}\n")
+        self._rules.change(f"table inet {self._table}\ndelete table inet {self._table}\n")
         for command in _iptables():
             for rule in _listed(command):
                 if rule.startswith("-A ") and self._uplink in rule.split() and rule.endswith("-j ACCEPT"):
                     netns.run([command, "-w", "-D", *rule.split()[1:]])
         for one in self._foreign_chains():
-            for handle in foreign_chains.handles(_rules_of(one), self._comment):
-                netns.run(["nft", "delete", "rule", *one.words, "handle", str(handle)])
+            for handle in foreign_chains.handles(self._rules_of(one), self._comment):
+                self._rules.change(f"delete rule {' '.join(one.words)} handle {handle}")
 
     def _own_rules(self) -> str:
         try:
-            return netns.run(["nft", "-s", "list", "table", "inet", self._table])
+            return self._rules.text(f"list table inet {self._table}")
         except netns.CommandFailed:
             return ""
 
@@ -95,7 +101,7 @@ class Firewall:
     def _make_room_by_nft(self) -> bool:
         changed = False
         for chain in self._foreign_chains():
-            held = _rules_of(chain)
+            held = self._rules_of(chain)
             if foreign_chains.stops(chain, held) and not foreign_chains.handles(held, self._comment):
                 changed = self._insert(chain) or changed
         return changed
@@ -104,7 +110,7 @@ class Firewall:
         head = f"insert rule {' '.join(chain.words)}"
         accept = f'accept comment "{self._comment}"'
         try:
-            netns.nft(
+            self._rules.change(
                 f'{head} iifname "{self._uplink}" {accept}\n'
                 f'{head} oifname "{self._uplink}" ct state established,related {accept}\n'
             )
@@ -116,12 +122,11 @@ class Firewall:
         return True
 
     def _foreign_chains(self) -> list[Chain]:
-        listed = netns.run(["nft", "-j", "list", "chains"])
+        listed = self._rules.json("list chains")
         return foreign_chains.forwarding(listed, _TABLES, shutil.which("iptables") is not None)
 
-
-def _rules_of(chain: Chain) -> list[dict[str, object]]:
-    return foreign_chains.rules(netns.run(["nft", "-j", "list", "chain", *chain.words]))
+    def _rules_of(self, chain: Chain) -> list[dict[str, object]]:
+        return foreign_chains.rules(self._rules.json(f"list chain {' '.join(chain.words)}"))
 
 
 def _iptables() -> list[str]:

@@ -7,7 +7,6 @@ import re
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +16,7 @@ from boxkeep_server.node.cgroups import Cgroups
 from boxkeep_server.node.disks import Disks
 from boxkeep_server.node.mountspace import mounts
 from boxkeep_server.node.network import Network
+from boxkeep_server.node.nftables import Nftables
 from boxkeep_server.node.records import Records
 
 _ID: Final = re.compile(r"(?<![a-z0-9])[a-z0-9]{32}(?![a-z0-9])")
@@ -124,12 +124,9 @@ def _links(network: Network) -> dict[str, str]:
 
 def _elements(network: Network) -> dict[str, str]:
     """What the router's table holds of sandboxes, each element with its link."""
-    found: dict[str, str] = {}
-    for name in nft.OF_SANDBOXES:
-        argv = ["nft", "-j", "list", "set", "inet", nft.TABLE, name]
-        listed = netns.within(network.router, partial(netns.run, argv))
-        found.update({f"{name} {' . '.join(element)}": element[0] for element in nft.elements(listed)})
-    return found
+    with contextlib.closing(netns.within(network.router, Nftables)) as rules:
+        listed = {name: nft.elements(rules.json(f"list set inet {nft.TABLE} {name}")) for name in nft.OF_SANDBOXES}
+    return {f"{name} {' . '.join(element)}": element[0] for name, held in listed.items() for element in held}
 
 
 def _working(directory: str, proc: Path = Path("/proc")) -> dict[str, str | None]:

@@ -34,11 +34,6 @@ def ip(*lines: str) -> None:
     run(["ip", "-batch", "-"], "\n".join(lines))
 
 
-def nft(text: str) -> None:
-    """Change rules of the calling thread's namespace, all or nothing."""
-    run(["nft", "-f", "-"], text)
-
-
 def make(path: Path, inside: Callable[[], None]) -> None:
     """Make a namespace kept by the file `path` and call `inside` in it, before anything can see it."""
 

@@ -6,7 +6,7 @@ import ipaddress
 import json
 import logging
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ from boxkeep_server.model.node_api import NetworkWish
 from boxkeep_server.node import attached, conntrack, netns, nft
 from boxkeep_server.node.addresses import Plan
 from boxkeep_server.node.firewall import Firewall
+from boxkeep_server.node.nftables import Nftables
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +73,8 @@ class Network:
         self._configured = tuple(sorted(set(opened)))
         self._host_link, self._router_link = f"u{instance}h", f"u{instance}r"
         self._firewall = Firewall(instance, self.plan, self._host_link, uids, self._configured)
-        self._rules = asyncio.Lock()
+        self._rules: Nftables | None = None
+        self._turn = asyncio.Lock()
         self._host_networks: frozenset[str] = frozenset()
         self._mtu = 1500
 
@@ -104,12 +106,20 @@ class Network:
             self._unlink_host()  # its other end is in a router that nobody can enter any more
             netns.make(self._router, lambda: _set(_ROUTER_SYSCTLS))
         self._make_uplink()
-        netns.within(self._router, self._set_router)
+        self._let_rules_go()
+        self._rules = netns.within(self._router, self._set_router)
         self._firewall.set()
 
-    def _set_router(self) -> None:
+    def _set_router(self) -> Nftables:
         _set(_ROUTER_SYSCTLS)
-        netns.nft(nft.router(self.plan, self._router_link, self._firewall.opened))
+        rules = Nftables()
+        rules.change(nft.router(self.plan, self._router_link, self._firewall.opened))
+        return rules
+
+    def _let_rules_go(self) -> None:
+        if self._rules is not None:
+            self._rules.close()
+            self._rules = None
 
     def _make_uplink(self) -> None:
         """Make the uplink, or what is missing of it."""
@@ -144,7 +154,7 @@ class Network:
         opened = tuple(sorted({*self._configured, *found}))
         if opened == self._firewall.opened:
             return False
-        await self._router_nft(nft.opened_pairs(opened))
+        await self._change(nft.opened_pairs(opened))
         self._firewall.opened = opened
         await asyncio.to_thread(self._firewall.set)
         return True
@@ -154,7 +164,7 @@ class Network:
         place = self.plan.place(index)
         path = self._path(machine)
         await asyncio.to_thread(self._make_machine, path, place.address, place.gateway, index)
-        await self._router_nft(nft.placed(self.link(index), place.address))
+        await self._change(nft.placed(self.link(index), place.address))
         return Attachment(path, place.address, place.gateway)
 
     def _make_machine(self, path: Path, address: str, gateway: str, index: int) -> None:
@@ -177,11 +187,11 @@ class Network:
         """Take a machine's place away. May be repeated, and begun from any half of an attachment."""
         link, address = self.link(index), self.plan.place(index).address
 
-        def change() -> None:
-            before = self._allowed(machine, link)
-            netns.nft(nft.egress(link, internet=False, allow=None, before=before) + nft.unplaced(link, address))
-
-        await self._in_router(change)
+        async with self._turn:
+            before = await self._allowed(machine, link)
+            await self._change_now(
+                nft.egress(link, internet=False, allow=None, before=before) + nft.unplaced(link, address)
+            )
         await asyncio.to_thread(self._remove_machine, machine, link)
         await asyncio.to_thread(self._forget, ipaddress.IPv4Network(address))
 
@@ -209,20 +219,17 @@ class Network:
         if allow is not None:
             allow = tuple(sorted(str(net) for net in ipaddress.collapse_addresses(map(ipaddress.IPv4Network, allow))))
         link = self.link(index)
-
-        def change() -> None:
-            before = self._allowed(machine, link)
+        async with self._turn:
+            before = await self._allowed(machine, link)
             if allow:
                 self._egress_mark(machine).touch()
-            netns.nft(nft.egress(link, internet, allow, before))
+            await self._change_now(nft.egress(link, internet, allow, before))
 
-        await self._in_router(change)
-
-    def _allowed(self, machine: str, link: str) -> list[str]:
+    async def _allowed(self, machine: str, link: str) -> list[str]:
         """What is allowed to a link, asked of the kernel; only a machine that ever had an allow list costs that."""
         if not self._egress_mark(machine).exists():
             return []
-        listed = netns.run(["nft", "-j", "list", "set", "inet", nft.TABLE, "allowed"])
+        listed = await asyncio.to_thread(self._held.json, f"list set inet {nft.TABLE} allowed")
         return [element[1] for element in nft.elements(listed) if element[0] == link]
 
     async def found(self) -> list[str]:
@@ -253,23 +260,30 @@ class Network:
         routes = await asyncio.to_thread(netns.run, ["ip", "-j", "-4", "route", "show", "table", "all"])
         networks = attached.networks(addresses, routes, self._host_link)
         if networks != self._host_networks:
-            await self._router_nft(nft.host_networks(networks))
+            await self._change(nft.host_networks(networks))
             self._host_networks = networks
         return routes
 
-    async def _router_nft(self, text: str) -> None:
-        await self._in_router(lambda: netns.nft(text))
-
-    async def _in_router(self, change: Callable[[], None]) -> None:
+    async def _change(self, commands: str) -> None:
         """Change the router's rules, one change at a time."""
-        async with self._rules:
-            await asyncio.to_thread(netns.within, self._router, change)
+        async with self._turn:
+            await self._change_now(commands)
+
+    async def _change_now(self, commands: str) -> None:
+        await asyncio.to_thread(self._held.change, commands)
+
+    @property
+    def _held(self) -> Nftables:
+        if self._rules is None:
+            raise netns.CommandFailed("the router is not set up")
+        return self._rules
 
     async def teardown(self) -> None:
         """Remove everything. May be repeated."""
         await asyncio.to_thread(self._teardown)
 
     def _teardown(self) -> None:
+        self._let_rules_go()
         self._firewall.withdraw()
         self._unlink_host()
         with contextlib.suppress(OSError):  # the router's own go with it

@@ -20,6 +20,7 @@ from tests.system.network.world import (
     Listeners,
     boxed,
     dial,
+    host_rules,
     inside,
     neighbour,
     rules,
@@ -126,7 +127,7 @@ async def test_a_forward_policy_as_docker_sets_it_is_mended_and_left_as_it_was(t
 @pytest.mark.parametrize("chain", ["policy drop;", "policy accept;\ncounter reject"])
 async def test_rules_made_by_nft_that_stop_the_uplink_make_room_for_it(network: Network, chain: str) -> None:
     box = await boxed(network, 3, NetworkWish())
-    netns.nft(f"table inet theirs {{\nchain f {{\ntype filter hook forward priority 10; {chain}\n}}\n}}\n")
+    host_rules(f"table inet theirs {{\nchain f {{\ntype filter hook forward priority 10; {chain}\n}}\n}}\n")
     await network.check()
     assert inside(box, lambda: dial(PUBLIC)) == "hello"
     await network.teardown()
@@ -135,7 +136,7 @@ async def test_rules_made_by_nft_that_stop_the_uplink_make_room_for_it(network: 
 
 
 async def test_rules_of_others_that_only_count_are_left_alone(network: Network) -> None:
-    netns.nft("table ip counts {\n chain f {\n type filter hook forward priority 5;\n counter\n }\n}\n")
+    host_rules("table ip counts {\n chain f {\n type filter hook forward priority 5;\n counter\n }\n}\n")
     await network.check()
     assert "accept comment" not in netns.run(["nft", "list", "table", "ip", "counts"])
     netns.run(["nft", "delete", "table", "ip", "counts"])

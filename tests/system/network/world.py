@@ -24,6 +24,11 @@ AT_ONCE_S = 1.0
 SUBNET = "10.203.0.0/16"
 
 
+def host_rules(commands: str) -> None:
+    """Change the host's rules as an administrator would, by the program."""
+    netns.run(["nft", "-f", "-"], commands)
+
+
 class Listeners:
     """TCP listeners in a namespace that answer `hello` and count who came."""
 
@@ -130,7 +135,7 @@ def neighbour(path: Path, network: str = "172.17.0") -> Iterator[Path]:
             f"route add default via {network}.1",
         ),
     )
-    netns.nft(
+    host_rules(
         "table ip dk {\n chain p {\n type nat hook postrouting priority srcnat;\n"
         f' ip saddr {network}.0/16 oifname != "dk0" masquerade\n }}\n}}\n'
     )
