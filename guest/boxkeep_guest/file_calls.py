@@ -13,6 +13,7 @@ from boxkeep_guest.calls import Call, Op
 from boxkeep_guest.fields import Fields
 
 _MODE_MOST = 0o7777
+_FLUSHED_BYTES = 32 * 1024 * 1024
 _CHUNK = 1024 * 1024
 _ENTRIES_A_FRAME = 200
 _ENTRIES_BYTES = 256 * 1024
@@ -89,12 +90,29 @@ class FileCalls:
         replacement = await self._away(files.Replacement, fields.path(), mode, owner, parents, size)
         try:
             await call.answer()
-            while parts := await call.uploaded():
-                await self._away(replacement.write, b"".join(parts))
+            await self._take_in(call, replacement)
             entry = await asyncio.shield(self._away(replacement.finish))
         finally:
             replacement.discard()
         await call.answer(entry=entry)
+
+    async def _take_in(self, call: Call, replacement: files.Replacement) -> None:
+        """Write what is uploaded; the device takes what has come while more of it comes."""
+        flushing: asyncio.Task[None] | None = None
+        unflushed = 0
+        try:
+            while parts := await call.uploaded():
+                await self._away(replacement.write, b"".join(parts))
+                unflushed += sum(map(len, parts))
+                if unflushed >= _FLUSHED_BYTES and (flushing is None or flushing.done()):
+                    if flushing is not None:
+                        await flushing
+                    flushing, unflushed = asyncio.create_task(self._away(replacement.flush)), 0
+            if flushing is not None:
+                await flushing
+        finally:
+            if flushing is not None:
+                await asyncio.wait({flushing})
 
     async def _mkdir(self, call: Call) -> None:
         fields = call.fields

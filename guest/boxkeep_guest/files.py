@@ -168,6 +168,14 @@ class Replacement:
         except OSError as error:
             raise refusal(error, shown(self._asked)) from error
 
+    def flush(self) -> None:
+        """Have what is written so far on the device. Raises Refused."""
+        assert self._file is not None
+        try:
+            os.fdatasync(self._file.fileno())
+        except OSError as error:
+            raise refusal(error, shown(self._asked)) from error
+
     def own(self, uid: int, gid: int) -> None:
         """Give the file to that user and group."""
         assert self._file is not None
