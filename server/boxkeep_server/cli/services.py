@@ -52,8 +52,10 @@ def down(
         ended = daemon.take_down(read, ground.lay)
     except daemon.NodeRuns as error:
         fail(f"{error}: stop the node first")
+    except daemon.NothingToRunIn as error:
+        fail(str(error))
     except MachineFailed as error:
-        fail(f"a machine does not go: {error}")
+        fail(f"not every machine is gone: {error}")
     if without_store:
         for sandbox in ended:
             typer.echo(f"ended {sandbox}")

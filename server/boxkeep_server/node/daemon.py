@@ -11,7 +11,7 @@ import resource
 import secrets
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -27,8 +27,8 @@ from boxkeep_server.node.api import Api, serve
 from boxkeep_server.node.bodies import Bodies, Egress
 from boxkeep_server.node.cgroups import Cgroups, layout
 from boxkeep_server.node.disks import Disks
-from boxkeep_server.node.files import files_in, node_id
-from boxkeep_server.node.layer import Image, Stock
+from boxkeep_server.node.files import Files, files_in, node_id
+from boxkeep_server.node.layer import Image, MachineFailed, Maker, Stock
 from boxkeep_server.node.machines import Machines, boot_id
 from boxkeep_server.node.mountspace import MountSpace
 from boxkeep_server.node.oci import Ceilings
@@ -100,7 +100,7 @@ def take_down(settings: Settings, lay_ground: LayGround) -> list[str]:
 
     Raises:
         NodeRuns
-        MachineFailed: something does not go.
+        MachineFailed: something does not go; everything else is gone.
     """
     settings.run.mkdir(mode=0o711, parents=True, exist_ok=True)
     space = MountSpace(settings.run)
@@ -116,15 +116,34 @@ def take_down(settings: Settings, lay_ground: LayGround) -> list[str]:
 
 async def _end_all(settings: Settings, lay_ground: LayGround) -> list[str]:
     opened = await open_node(settings, lay_ground)
-    bindings = opened.world.files.bindings.load()
-    for machine in {*opened.world.observer.found(), *(one.machine for one in bindings)}:
-        await opened.world.maker.destroy(machine)
-        opened.world.files.bindings.remove(machine)
-        opened.world.files.marks.remove(machine)
+    world = opened.world
+    bindings = world.files.bindings.load()
+    await end_each(world.maker, world.files, {*world.observer.found(), *(one.machine for one in bindings)})
     await opened.ground.close()
     opened.cgroups.close()
     opened.disks.close()
     return sorted({one.sandbox for one in bindings})
+
+
+async def end_each(maker: Maker, files: Files, machines: Collection[str]) -> None:
+    """End machines, all that can be ended.
+
+    Raises:
+        MachineFailed: some do not go, and why.
+    """
+
+    async def end(machine: str) -> None:
+        await maker.destroy(machine)
+        files.bindings.remove(machine)
+        files.marks.remove(machine)
+
+    ended = await asyncio.gather(*map(end, sorted(machines)), return_exceptions=True)
+    failed = [error for error in ended if isinstance(error, BaseException)]
+    for error in failed:
+        if not isinstance(error, MachineFailed):
+            raise error
+    if failed:
+        raise MachineFailed("; ".join(map(str, failed)))
 
 
 async def _live(settings: Settings, lay_ground: LayGround) -> None:
