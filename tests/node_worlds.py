@@ -139,6 +139,12 @@ class Layer:
         self.started.append(birth.machine)
         return body.record
 
+    async def rehearse(self, machine: Machine) -> None:
+        self._step("layer: rehearse")
+        await asyncio.sleep(0)
+        if not self.host.bodies[machine.id].alive:
+            raise MachineFailed("the guest is not there")
+
     async def hand_over(self, machine: Machine, tenancy: Tenancy) -> None:
         self._step("layer: hand over")
         await asyncio.sleep(0)

@@ -61,6 +61,8 @@ class MachineCalls:
             raise Refused("bad_request", "hostname must have 1 to 64 letters, digits, hyphens and dots")
         if os.getpid() == 1:
             _name_machine(hostname)
+        if not identity.epoch:
+            self._processes.forget_finished()  # what the machine rehearsed with before it was anybody's
         self._processes.environment = env
         identity.secret, identity.epoch = secret, epoch
         await call.answer()

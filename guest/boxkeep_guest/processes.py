@@ -237,6 +237,15 @@ class Processes:
         if old:
             self._threads.submit(_remove_logs, [f"{self._log}/{key}" for key in old])
 
+    def forget_finished(self) -> None:
+        """Know nothing any more of what has finished."""
+        over = [key for key, one in self._all.items() if one is None or one.finished]
+        for key in over:
+            del self._all[key]
+        self._in_memory.clear()
+        if over:
+            self._threads.submit(_remove_logs, [f"{self._log}/{key}" for key in over])
+
     def find(self, process_id: str) -> Process | Finished | None:
         """The process with that id, or None."""
         if process_id not in self._all:

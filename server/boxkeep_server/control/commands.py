@@ -73,6 +73,7 @@ class Commands:
             async with self._beginning(command):
                 return await _exit_of(visit, command, launch.request(command.id, "exit", tail), tail)
         except _Lost:
+            await self._started(visit, command, launch)
             process = await self._settler.until_finished(visit, command)
             tails = [await _tail_of(visit, process, stream, tail) for stream in ("stdout", "stderr")]
             return process, tails[0], tails[1]
@@ -86,11 +87,7 @@ class Commands:
         visit = await self._visits.begin(caller, sandbox_id)
         command = self._record(caller, visit, launch, process_id)
         self._settler.attend(command)
-        try:
-            async with self._beginning(command):
-                _same(command, await visit.call(launch.request(command.id, "started")))
-        except _Lost as lost:
-            raise lost.cause from lost
+        await self._started(visit, command, launch)
         await self._recorder.written(command.id)
         if launch.fed:
             await feed(visit, command, launch.stdin or b"")
@@ -147,6 +144,14 @@ class Commands:
             download = await visit.download(_follow(command, seen))
         await download.aclose()
         raise Unavailable("The sandbox cannot be reached")
+
+    async def _started(self, visit: Visit, command: Command, launch: Launch) -> None:
+        """Have the guest start a command, unless it has: one id starts nothing twice."""
+        try:
+            async with self._beginning(command):
+                _same(command, await visit.call(launch.request(command.id, "started")))
+        except _Lost as lost:
+            raise lost.cause from lost
 
     def _record(self, caller: Caller, visit: Visit, launch: Launch, process_id: str | None = None) -> Command:
         command = launch.record(process_id or self._new_id(), visit.sandbox, caller.key_id, self._now_ms())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from boxkeep_server.guestwire import GuestAddress, GuestError, GuestPool, GuestRefused
+from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import NetworkWish
 from boxkeep_server.node.addresses import NoAddress
 from boxkeep_server.node.cgroups import Cgroups
@@ -21,6 +22,7 @@ from boxkeep_server.node.records import Machine
 from boxkeep_server.node.runtimes import RuntimeFailed
 
 _HAND_OVER_S: Final = 5.0
+_REHEARSAL_MS: Final = 10_000
 
 
 class Egress(Protocol):
@@ -48,6 +50,17 @@ class Bodies:
         )
         with _failing(f"machine {birth.machine} did not start"):
             return await self.machines.start(spec)
+
+    async def rehearse(self, machine: Machine) -> None:
+        """See `Maker.rehearse`."""
+        address, process = _address(machine, 0, machine.secret), new_id()
+        start = {"op": "process.start", "id": process, "command": "true", "args": [], "cwd": "/"}
+        with _failing(f"machine {machine.id} could not rehearse"):
+            try:
+                await self.guests.call(address, start)
+                await self.guests.call(address, {"op": "process.wait", "id": process, "timeoutMs": _REHEARSAL_MS})
+            finally:
+                self.guests.forget(machine.born_as, 0)
 
     async def hand_over(self, machine: Machine, tenancy: Tenancy) -> None:
         """See `Maker.hand_over`. The network first: nothing of the tenant's runs before it is as wished."""

@@ -107,6 +107,13 @@ class Maker(Protocol):
             MachineFailed: what there is of it waits for `destroy`.
         """
 
+    async def rehearse(self, machine: Machine) -> None:
+        """Run a command in a machine that nobody has claimed: the next one finds in memory what it needs.
+
+        Raises:
+            MachineFailed
+        """
+
     async def hand_over(self, machine: Machine, tenancy: Tenancy) -> None:
         """Give a machine to a sandbox: what it may reach, its host name, its secret and environment. May be repeated.
 

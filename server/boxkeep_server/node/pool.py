@@ -181,10 +181,12 @@ class Pool:
 
     async def _start(self, birth: Birth) -> Machine:
         try:
-            return await self._maker.start(birth)
+            machine = await self._maker.start(birth)
+            await self._maker.rehearse(machine)
         except MachineFailed:
             await self._maker.destroy(birth.machine)
             raise
+        return machine
 
     def _good(self, warm: Warm) -> bool:
         today = self._stock().digests(warm.mark.image, warm.mark.isolation)
