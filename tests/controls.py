@@ -39,7 +39,7 @@ class Rig:
         self.expire = Expire(database, steps)
         self.observe = Observe(database, steps, engine, self.fleet)
         self.extend = Extend(database, steps, engine)
-        self.collect = Collect(database, steps, ended_kept_ms=1000, answers_kept_ms=1000)
+        self.collect = Collect(database, steps, ended_kept_ms=1000, answers_kept_ms=1000, deliveries_kept_ms=1000)
 
     async def round(self) -> None:
         """Every reconciler once, and what they started to its end."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import random
 import signal
+import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -24,6 +26,7 @@ from boxkeep_server.control.rates import Rates
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile import runner
 from boxkeep_server.control.reconcile.collect import Collect
+from boxkeep_server.control.reconcile.deliver import Deliver
 from boxkeep_server.control.reconcile.expire import Expire
 from boxkeep_server.control.reconcile.extend import Extend
 from boxkeep_server.control.reconcile.observe import Observe
@@ -36,6 +39,7 @@ from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.steps import ANY, EXTEND, OBSERVE, PLACE, RELEASE, Steps
 from boxkeep_server.control.terminals import Terminals
 from boxkeep_server.control.visits import Visits
+from boxkeep_server.control.webhooks import DELIVER, Webhooks
 from boxkeep_server.engine.gone import GoneEngine
 from boxkeep_server.engine.interface import Engine, EngineError
 from boxkeep_server.engine.local import LocalEngine
@@ -45,6 +49,8 @@ from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import ClaimState
 from boxkeep_server.model.sandboxes import Reason
 from boxkeep_server.nodes.client import NodeClient
+from boxkeep_server.outbound.addresses import Reach
+from boxkeep_server.outbound.post import Lookup, Poster
 from boxkeep_server.settings import Settings
 from boxkeep_server.store import organisations
 from boxkeep_server.store.commands import CommandRows
@@ -82,6 +88,7 @@ class Control:
     changes: Changes
     place: Place
     release: Release
+    deliver: Deliver
     engine: Engine
     recorder: Recorder
     settler: Settler
@@ -98,6 +105,7 @@ class Control:
         finally:
             await self.place.crowd.close()
             await self.release.crowd.close()
+            await self.deliver.crowd.close()
 
     def rounds_of(self, *names: str) -> Sequence[Round]:
         """The reconcilers of these names."""
@@ -124,8 +132,12 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     reacher = Reacher(sandboxes, engine, guests)
     place = Place(database, steps, engine, reacher, seal, fleet, no_room_wait_ms=settings.control.no_room_wait_ms)
     release = Release(database, steps, engine, reacher)
+    reach = Reach(map(str, settings.control.webhook_networks))
+    poster = Poster(reach, Lookup(), ssl.create_default_context())
+    deliver = Deliver(database, steps, seal, poster, random.random)
     keeping = {
         "ended_kept_ms": settings.control.ended_kept_days * 24 * HOUR_MS,
+        "deliveries_kept_ms": settings.control.deliveries_kept_days * 24 * HOUR_MS,
         "answers_kept_ms": settings.control.idempotency_kept_hours * HOUR_MS,
     }
     rounds = (
@@ -134,6 +146,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         Round("expire", Expire(database, steps).run_once, 0.5),
         Round("observe", observe.run_once, 2.0, (OBSERVE,)),
         Round("extend", Extend(database, steps, engine).run_once, 2.0, (EXTEND,)),
+        Round("deliver", deliver.run_once, 0.25, (DELIVER,)),
         Round("collect", Collect(database, steps, **keeping).run_once, 60.0),
     )
     rows = CommandRows(database)
@@ -151,6 +164,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         files=Files(visits),
         terminals=Terminals(visits=visits, recorder=recorder, settler=settler, rows=rows, now_ms=now_ms),
         tokens=Tokens(key_file(settings.lib / "control" / "tokens.key"), now_ms),
+        webhooks=Webhooks(database, changes, seal, reach, now_ms),
         public_url=settings.public_url,
         ready=partial(_ready, database, engine),
     )
@@ -161,6 +175,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         changes=changes,
         place=place,
         release=release,
+        deliver=deliver,
         engine=engine,
         recorder=recorder,
         settler=settler,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, field_validator
 
 ENVIRONMENT_PREFIX = "BOXKEEP_"
 
@@ -38,6 +38,13 @@ class ControlSettings(Section):
     idempotency_kept_hours: Annotated[
         int, Field(ge=1, description="How long the answer to an Idempotency-Key is kept, in hours.")
     ] = 24
+    webhook_networks: Annotated[
+        tuple[IPvAnyNetwork, ...],
+        Field(description="Networks that webhooks may reach besides the public internet, such as `10.1.2.0/24`."),
+    ] = ()
+    deliveries_kept_days: Annotated[
+        int, Field(ge=2, description="How long deliveries of webhooks can be looked at and asked for again, in days.")
+    ] = 7
 
 
 class NodeSettings(Section):

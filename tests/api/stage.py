@@ -26,6 +26,7 @@ from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.steps import ANY, RELEASE, Steps
 from boxkeep_server.control.terminals import Terminals
 from boxkeep_server.control.visits import Visits
+from boxkeep_server.control.webhooks import Webhooks
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Claim, ClaimState
@@ -35,6 +36,7 @@ from boxkeep_server.model.rates import RATES, CallKind, Rate
 from boxkeep_server.model.sandboxes import NewSandbox, Sandbox
 from boxkeep_server.model.scopes import Scope
 from boxkeep_server.model.statuses import Status
+from boxkeep_server.outbound.addresses import Reach
 from boxkeep_server.store.commands import CommandRows
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal
@@ -111,8 +113,10 @@ class Stage:
         self.changes = Changes()
         self.steps = Steps(database, self.changes, self.clock)
         self.node = HandPlayedNode()
+        self.seal = Seal(b"s" * 32)
+        self.reach = Reach(["127.0.0.0/8"])
         self.keys = Keys(database, self.clock, lambda: time.monotonic() * 1000)
-        self.sandboxes = Sandboxes(database, self.steps, self.changes, Seal(b"s" * 32))
+        self.sandboxes = Sandboxes(database, self.steps, self.changes, self.seal)
         self.reacher = LooseReacher(self.sandboxes, self.node, pool)
         self.rows = CommandRows(database)
         self.recorder = Recorder(self.rows.write)
@@ -141,6 +145,7 @@ class Stage:
                 visits=visits, rows=self.rows, recorder=self.recorder, settler=self.settler, now_ms=self.clock
             ),
             tokens=Tokens(b"k" * 32, self.clock),
+            webhooks=Webhooks(database, self.changes, self.seal, self.reach, self.clock),
             public_url=PUBLIC,
         )
         self.app = build(self.parts)

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 
 class EventType(StrEnum):
-    """What happened. The public ones are those of the contract's webhooks."""
+    """What happened."""
 
     CREATED = "sandbox.created"
     ASSIGNED = "sandbox.assigned"
@@ -21,6 +22,21 @@ class EventType(StrEnum):
     FAILED = "sandbox.failed"
     COMMAND_STARTED = "sandbox.command.started"
     COMMAND_ENDED = "sandbox.command.ended"
+
+
+INTERNAL: Final = frozenset(
+    {
+        EventType.PAUSING,
+        EventType.REQUEUED,
+        EventType.CHANGED,
+        EventType.COMMAND_STARTED,
+        EventType.COMMAND_ENDED,
+    }
+)
+"""Seen on the event stream and in the record alone."""
+
+PUBLIC: Final = frozenset(EventType) - INTERNAL
+"""What webhooks are sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from boxkeep_server.model.events import Event, EventType
+from boxkeep_server.model.events import PUBLIC, Event, EventType
+from boxkeep_server.store import deliveries
 from boxkeep_server.store.schema import events
 
 
@@ -21,9 +22,12 @@ async def add(
     actor: str,
     data: Mapping[str, object],
 ) -> None:
-    """Write an event. Its sequence is the one that the sandbox's row was moved to in the same transaction."""
+    """Write an event, and what is owed of it to webhooks. Its sequence is the one that the sandbox's row was moved to
+    in the same transaction."""
     values = {"sandbox": sandbox, "organisation": organisation, "sequence": sequence, "type": event, "at": at}
     await connection.execute(_ADD, {**values, "actor": actor, "data": orjson.dumps(data).decode()})
+    if event in PUBLIC:
+        await deliveries.owe(connection, sandbox, organisation, sequence=sequence, event=event, at=at, data=data)
 
 
 async def after(connection: AsyncConnection, sandbox_id: str, sequence: int, limit: int = 500) -> Sequence[Event]:

@@ -1,11 +1,13 @@
 """The tables. Constraints repeat what the code promises, so that a bug of ours is refused and not stored."""
 
+from enum import StrEnum
 from typing import Final
 
 import sqlalchemy as sa
 
 from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.statuses import STEPS, Status
+from boxkeep_server.model.webhooks import DeliveryState, DisabledReason
 
 _NAMES: Final = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -26,7 +28,7 @@ def _ms(name: str, **options: object) -> "sa.Column[int]":
     return sa.Column(name, sa.BigInteger, **options)  # type: ignore[arg-type]
 
 
-def _among(column: str, values: type[Status] | type[Outcome]) -> str:
+def _among(column: str, values: type[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
@@ -246,3 +248,72 @@ idempotency = sa.Table(
 )
 """An answer kept under its key. `effect` is the id that what is made gets, drawn before it is made: a repetition
 after a crash makes the same thing. `owner` is the process that is at it."""
+
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    _id(primary_key=True),
+    _id("organisation", nullable=False, index=True),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("description", sa.Text),
+    sa.Column("event_types", sa.Text),
+    sa.Column("enabled", sa.Boolean, nullable=False),
+    sa.Column("disabled_reason", sa.String(16)),
+    _ms("disabled_at"),
+    _ms("failing_since"),
+    _ms("created_at", nullable=False),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("sealed_before", sa.LargeBinary),
+    _ms("before_until"),
+    sa.ForeignKeyConstraint(["organisation"], ["organisations.id"]),
+    sa.CheckConstraint(_among("disabled_reason", DisabledReason), name="disabled_reason"),
+    sa.CheckConstraint("enabled = (disabled_reason IS NULL)", name="disabled_for_a_reason"),
+    sa.CheckConstraint("enabled = (disabled_at IS NULL)", name="disabled_at_a_time"),
+    sa.CheckConstraint("(sealed_before IS NULL) = (before_until IS NULL)", name="secret_before"),
+)
+"""Where events are sent. `sealed` is the secret that signs, `sealed_before` the one before it, until `before_until`."""
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    _id(primary_key=True),
+    _id("webhook", nullable=False),
+    sa.Column("message", sa.String(80), nullable=False),
+    sa.Column("type", sa.String(64), nullable=False),
+    _id("sandbox"),
+    sa.Column("sequence", sa.Integer),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    _ms("created_at", nullable=False),
+    _ms("due_at"),
+    _ms("give_up_at", nullable=False),
+    _ms("attempted_at"),
+    _ms("delivered_at"),
+    sa.Column("status", sa.Integer),
+    sa.Column("error", sa.Text),
+    sa.CheckConstraint(_among("state", DeliveryState), name="state"),
+    sa.CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name="pending_is_due"),
+    sa.CheckConstraint("(state = 'delivered') = (delivered_at IS NOT NULL)", name="delivered_at_a_time"),
+    sa.CheckConstraint("attempts >= 0 AND tries >= 0", name="counts"),
+    sa.Index("ix_deliveries_listed", "webhook", "created_at", "id"),
+    sa.Index("ix_deliveries_age", "created_at"),
+    sa.Index(
+        "ix_deliveries_due",
+        "webhook",
+        "due_at",
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    ),
+    sa.Index(
+        "ix_deliveries_untried",
+        "webhook",
+        "sandbox",
+        "sequence",
+        sqlite_where=sa.text("due_at IS NOT NULL AND attempts = 0"),
+        postgresql_where=sa.text("due_at IS NOT NULL AND attempts = 0"),
+    ),
+)
+"""What is owed to webhooks, written with the event. Nothing refers to the webhook's row: a step of a sandbox must
+never wait for, or fail with, the deletion of a webhook; what is left of one grows old and is collected."""

@@ -25,6 +25,7 @@ from boxkeep_server.web.routes import (
     service,
     terminals,
     transfers,
+    webhooks,
 )
 from boxkeep_server.web.terminal_urls import SOCKET_PATH
 
@@ -36,6 +37,7 @@ OPERATIONS = (
     *terminals.OPERATIONS,
     *files.OPERATIONS,
     *transfers.OPERATIONS,
+    *webhooks.OPERATIONS,
     *later.OPERATIONS,
 )
 

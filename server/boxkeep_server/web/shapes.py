@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_camel
 from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.sandboxes import Runtime
+from boxkeep_server.model.webhooks import DeliveryState, DisabledReason
 
 Status = Literal["queued", "assigning", "ready", "active", "pausing", "paused", "ending", "ended", "failed"]
 
@@ -267,6 +268,66 @@ class SignedUrl(Shape):
     url: Secret
     method: Literal["GET", "PUT"]
     expires_at: int
+
+
+class WebhookShape(Shape):
+    """Where events are sent."""
+
+    id: str
+    url: str
+    description: str | None
+    event_types: list[str] = Field(description="`*` alone for all.")
+    enabled: bool
+    disabled_reason: DisabledReason | None = Field(
+        description="`failing`: nothing reached it for three days; `gone`: it answered 410."
+    )
+    disabled_at: int | None
+    failing_since: int | None = Field(description="When its failures began, if nothing reached it since.")
+    created_at: int
+
+
+class NewWebhookShape(WebhookShape):
+    """A webhook with its secret, which is shown now and never again."""
+
+    signing_secret: Secret = Field(description="`whsec_` and base64, as Standard Webhooks has it.")
+
+
+class WebhookList(Shape):
+    """All webhooks, newest first."""
+
+    items: list[WebhookShape]
+    next_cursor: None
+
+
+class WebhookOrList(RootModel[WebhookShape | WebhookList]):
+    """With `id` that webhook, without it all."""
+
+
+class DeliveryShape(Shape):
+    """One message owed to one webhook, and what came of it."""
+
+    id: str
+    webhook_id: str
+    message_id: str = Field(description="The header `webhook-id`: the same for every repetition.")
+    type: str
+    sandbox_id: str | None
+    sequence: int | None
+    state: DeliveryState
+    attempts: int
+    created_at: int
+    last_attempt_at: int | None
+    next_attempt_at: int | None
+    delivered_at: int | None
+    response_status: int | None = Field(description="What the receiver answered last, if it did.")
+    error: str | None
+    payload: dict[str, Any]
+
+
+class DeliveryList(Shape):
+    """Deliveries, newest first."""
+
+    items: list[DeliveryShape]
+    next_cursor: str | None
 
 
 class AnyObject(Shape):

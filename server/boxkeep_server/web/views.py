@@ -9,6 +9,7 @@ from boxkeep_server.model.commands import Command
 from boxkeep_server.model.events import Event
 from boxkeep_server.model.sandboxes import SIZE, Sandbox
 from boxkeep_server.model.statuses import ACTIVE, OVER, Status
+from boxkeep_server.model.webhooks import ALL, Delivery, Webhook
 
 
 def json_response(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -108,4 +109,40 @@ def command(row: Command) -> dict[str, object]:
         "durationMs": None if ended is None else ended - row.started_at,
         "stdoutBytes": row.stdout_bytes,
         "stderrBytes": row.stderr_bytes,
+    }
+
+
+def webhook(row: Webhook) -> dict[str, object]:
+    """A webhook, without its secret."""
+    return {
+        "id": row.id,
+        "url": row.url,
+        "description": row.description,
+        "eventTypes": [ALL] if row.event_types is None else row.event_types,
+        "enabled": row.enabled,
+        "disabledReason": row.disabled_reason,
+        "disabledAt": row.disabled_at,
+        "failingSince": row.failing_since,
+        "createdAt": row.created_at,
+    }
+
+
+def delivery(row: Delivery) -> dict[str, object]:
+    """A delivery with what was or will be sent."""
+    return {
+        "id": row.id,
+        "webhookId": row.webhook,
+        "messageId": row.message,
+        "type": row.type,
+        "sandboxId": row.sandbox,
+        "sequence": row.sequence,
+        "state": row.state,
+        "attempts": row.attempts,
+        "createdAt": row.created_at,
+        "lastAttemptAt": row.attempted_at,
+        "nextAttemptAt": row.due_at,
+        "deliveredAt": row.delivered_at,
+        "responseStatus": row.status,
+        "error": row.error,
+        "payload": orjson.loads(row.body),
     }

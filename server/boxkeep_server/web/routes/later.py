@@ -133,30 +133,6 @@ class Convert(InSandbox):
     output_path: Annotated[Text, Field(min_length=1, max_length=4096)] | None = None
 
 
-class Webhook(Fields):
-    """Where events are to go."""
-
-    url: Url
-    event_types: Annotated[list[Annotated[Text, Field(max_length=100)]], Field(max_length=100)] | None = None
-    description: Annotated[Text, Field(max_length=1000)] | None = None
-
-
-class ChangeWebhook(Fields):
-    """A change of a webhook."""
-
-    id: Id
-    url: Url | None = None
-    event_types: Annotated[list[Annotated[Text, Field(max_length=100)]], Field(max_length=100)] | None = None
-    description: Annotated[Text, Field(max_length=1000)] | None = None
-    enabled: bool | None = None
-
-
-class OfWebhook(Query):
-    """A webhook, or all."""
-
-    id: Id | None = None
-
-
 class Page(Query):
     """A stretch of time, in epoch ms."""
 
@@ -206,7 +182,7 @@ def _later(
 
 _S = "/v1/sandboxes"
 _CHECKPOINTS, _ARTIFACTS, _PREVIEWS = "Checkpoints are", "Artifacts are", "Previews are"
-_HANDOFF, _AGENTS, _WEBHOOKS = "Handoffs are", "Agents are", "Webhooks are"
+_HANDOFF, _AGENTS = "Handoffs are", "Agents are"
 
 OPERATIONS: tuple[AnyOperation, ...] = (
     _later("GET", f"{_S}/ports", "listPorts", "Previews of ports are", Scope.READ, query=OfSandbox),
@@ -257,10 +233,6 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         body=Convert,
     ),
     _later("GET", f"{_S}/timeline", "readTimeline", "The timeline is", Scope.READ, query=OfSandbox),
-    _later("POST", "/v1/webhooks", "createWebhook", _WEBHOOKS, Scope.WEBHOOKS, CallKind.USAGE, body=Webhook),
-    _later("GET", "/v1/webhooks", "listWebhooks", _WEBHOOKS, Scope.WEBHOOKS, CallKind.USAGE, query=OfWebhook),
-    _later("PATCH", "/v1/webhooks", "changeWebhook", _WEBHOOKS, Scope.WEBHOOKS, CallKind.USAGE, body=ChangeWebhook),
-    _later("DELETE", "/v1/webhooks", "deleteWebhook", _WEBHOOKS, Scope.WEBHOOKS, CallKind.USAGE, query=OfWebhook),
     _later("GET", "/v1/usage", "readUsage", "Usage is", Scope.USAGE, CallKind.USAGE, query=Page),
     _later("GET", "/v1/billing", "readBilling", "Billing is", Scope.USAGE, CallKind.USAGE),
 )
