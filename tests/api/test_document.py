@@ -43,7 +43,11 @@ ROUTES: dict[Scope, tuple[str, ...]] = {
         f"GET {S}/artifacts/url",
         f"POST {S}/documents/convert",
     ),
-    Scope.WEBHOOKS: tuple(f"{method} /v1/webhooks" for method in ("POST", "GET", "PATCH", "DELETE")),
+    Scope.WEBHOOKS: (
+        *(f"{method} /v1/webhooks" for method in ("POST", "GET", "PATCH", "DELETE")),
+        *(f"POST /v1/webhooks/{verb}" for verb in ("rotate", "test", "redeliver")),
+        "GET /v1/webhooks/deliveries",
+    ),
     Scope.USAGE: ("GET /v1/usage", "GET /v1/billing"),
 }
 OPEN = {f"GET /{path}" for path in ("healthz", "readyz", "metrics", "openapi.json")}
@@ -112,7 +116,7 @@ def test_every_operation_has_a_name_its_errors_and_their_headers(document: dict[
 def test_what_names_a_sandbox_may_answer_that_there_is_none(document: dict[str, Any]) -> None:
     for route, operation in _operations(document):
         query = {parameter["name"] for parameter in operation.get("parameters", ())}
-        if "id" in query and "webhooks" not in route:
+        if "id" in query:
             assert "404" in operation["responses"], route
 
 
@@ -124,8 +128,9 @@ def test_every_post_takes_an_idempotency_key_and_says_which_answers_are_secret(d
     }
     assert all(about.values())
     secret = {f"{operation.method} {operation.path}" for operation in OPERATIONS if operation.secret}
-    assert secret == {f"GET {S}", f"PATCH {S}", f"GET {S}/terminal", f"POST {S}/fs/url"}
-    assert [route for route, said in about.items() if "not kept: the same request" in said[-1]] == [f"POST {S}/fs/url"]
+    posted = {f"POST {S}/fs/url", "POST /v1/webhooks", "POST /v1/webhooks/rotate"}
+    assert secret == {f"GET {S}", f"PATCH {S}", f"GET {S}/terminal", *posted}
+    assert {route for route, said in about.items() if "not kept: the same request" in said[-1]} == posted
 
 
 async def test_the_answers_of_a_real_sandbox_have_the_documents_fields_and_no_others(

@@ -49,7 +49,8 @@ FIELDS: dict[str, dict[str, Any]] = {
 OF_NO_SANDBOX = {
     "createSandbox",
     "deleteCheckpoint",
-    *("createWebhook", "listWebhooks", "changeWebhook", "deleteWebhook", "readUsage", "readBilling"),
+    *("createWebhook", "readWebhooks", "changeWebhook", "deleteWebhook", "rotateWebhook", "testWebhook"),
+    *("listDeliveries", "redeliver", "readUsage", "readBilling"),
 }
 NAMED = [operation for operation in OPERATIONS if operation.name not in OF_NO_SANDBOX]
 
@@ -167,7 +168,9 @@ async def test_each_operation_asks_for_its_scope_and_no_other(stage: Stage) -> N
     more: dict[str, dict[str, Any]] = {
         "deleteCheckpoint": {"params": {"checkpointId": "c"}},
         "createWebhook": {"json": {"url": "https://example.com"}},
-        "changeWebhook": {"json": {"id": "w"}},
+        **{key: {"json": {"id": "w"}} for key in ("changeWebhook", "rotateWebhook", "testWebhook")},
+        **{key: {"params": {"id": "w"}} for key in ("deleteWebhook", "listDeliveries")},
+        "redeliver": {"json": {"deliveryId": "d"}},
     }
     for wanted in Scope:
         others = [scope for scope in Scope if scope is not wanted]

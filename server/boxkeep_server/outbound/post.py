@@ -54,8 +54,10 @@ class Lookup:
             try:
                 found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
                 answer.set_result(list(dict.fromkeys(str(entry[4][0]) for entry in found)))
-            except (OSError, UnicodeError) as error:
+            except OSError as error:
                 answer.set_exception(error)
+            except UnicodeError as error:
+                answer.set_exception(OSError(f"no name: {error}"))
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(self._room.release)
 
@@ -86,7 +88,7 @@ class Poster:
         to the inside and to the outside is no accident."""
         try:
             found = await self._resolve(target.host, target.port)
-        except (OSError, UnicodeError) as error:
+        except OSError as error:
             raise NotSent("The host's name leads to no address") from error
         if not found:
             raise NotSent("The host's name leads to no address")
