@@ -84,6 +84,7 @@ class Service:
             "BOXKEEP_LOG_ROOT": str(self.root / "log"),
             "BOXKEEP_CONTROL__PORT": str(self.port),
             "BOXKEEP_CONTROL__RATE_LIMITS": "false",
+            "BOXKEEP_CONTROL__WEBHOOK_NETWORKS": '["127.0.0.0/8"]',
             "BOXKEEP_NODE__SUBNET": f'"{self.subnet}"',
             "BOXKEEP_NODE__DISK_GIB": "48",
             "BOXKEEP_NODE__MACHINE_DISK_GIB": "4",

@@ -41,7 +41,7 @@ _UNTRIED_BEFORE: Final = sa.exists().where(
     _earlier.c.sandbox == deliveries.c.sandbox,
     _earlier.c.sequence < deliveries.c.sequence,
     _earlier.c.due_at.is_not(None),
-    _earlier.c.attempts == 0,
+    _earlier.c.attempts == sa.literal_column("0"),  # as the index has it, which a parameter would hide
 )
 _DUE: Final = (
     sa.select(*RECORD)
