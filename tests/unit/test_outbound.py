@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from boxkeep_server.outbound.addresses import Reach, is_own, is_public, parse
+from boxkeep_server.outbound.addresses import Reach, attached, is_near, is_public, parse
 from boxkeep_server.outbound.post import Lookup, NotSent, Poster
 from boxkeep_server.outbound.signature import as_text, headers
 from boxkeep_server.outbound.target import Target, target_of
@@ -36,17 +36,17 @@ PUBLIC += ["2606:4700:4700::1111", "2a00:1450:4001::1", "::ffff:8.8.8.8"]
 
 @pytest.mark.parametrize("address", REFUSED)
 def test_no_webhook_reaches_an_address_of_the_inside(address: str) -> None:
-    assert not Reach(own=lambda _: False).allows(address)
+    assert not Reach(near=lambda _: False).allows(address)
 
 
 @pytest.mark.parametrize("address", PUBLIC)
 def test_webhooks_reach_the_public_internet(address: str) -> None:
-    assert Reach(own=lambda _: False).allows(address)
-    assert not Reach(own=lambda _: True).allows(address)
+    assert Reach(near=lambda _: False).allows(address)
+    assert not Reach(near=lambda _: True).allows(address)
 
 
 def test_an_operator_opens_a_network_and_nothing_beside_it() -> None:
-    reach = Reach(["10.1.2.0/24", "fd00:1::/64"], own=lambda _: False)
+    reach = Reach(["10.1.2.0/24", "fd00:1::/64"], near=lambda _: False)
     assert reach.allows("10.1.2.3")
     assert reach.allows("::ffff:10.1.2.3")
     assert reach.allows("fd00:1::5")
@@ -55,11 +55,33 @@ def test_an_operator_opens_a_network_and_nothing_beside_it() -> None:
 
 
 def test_the_hosts_own_address_is_known_without_sending() -> None:
-    own, other = parse("127.0.0.1"), parse("192.0.2.1")
+    own, other = parse("127.0.0.1"), parse("203.0.113.77")
     assert own is not None
     assert other is not None
-    assert is_own(own)
-    assert not is_own(other)
+    assert is_near(own)
+    assert not is_near(other)
+
+
+ROUTES = """Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t0102030A\t0003\t0\t0\t0\t00000000\t0\t0\t0
+eth0\t00010505\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
+eth1\t00000606\t01010505\t0003\t0\t0\t0\t0000FFFF\t0\t0\t0
+"""
+_ANY = "0" * 32
+ROUTES_V6 = f"""26064700{"0" * 24} 20 {_ANY} 00 {_ANY} 00000100 00000001 00000000 00000001     eth0
+{_ANY} 00 {_ANY} 00 fe80{"0" * 27}1 00000400 00000001 00000000 00000003     eth0
+2a001450{"0" * 24} 20 {_ANY} 00 fe80{"0" * 27}1 00000400 00000001 00000000 00000003     eth0
+{_ANY} 00 {_ANY} 00 {_ANY} ffffffff 00000001 00000000 00200200       lo
+"""
+
+
+def test_networks_without_a_gateway_are_the_attached_ones() -> None:
+    assert [str(network) for network in attached(ROUTES, ROUTES_V6)] == ["5.5.1.0/24", "2606:4700::/32"]
+
+
+def test_the_hosts_own_listings_can_be_read() -> None:
+    listings = [Path("/proc/net", name).read_text() for name in ("route", "ipv6_route")]
+    assert all(network.prefixlen > 0 for network in attached(*listings))
 
 
 def test_what_the_standard_library_calls_special_is_not_public() -> None:

@@ -2,11 +2,14 @@
 
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+MOST_OF_ROUTES: Final = 1 << 20
 
 # Spelled out and not left to `is_global`, whose meaning changed between releases of Python.
 _REFUSED_V4: Final = tuple(
@@ -59,9 +62,17 @@ def is_public(address: Address) -> bool:
     return address in _GLOBAL_V6 and not any(address in network for network in _REFUSED_V6)
 
 
-def is_own(address: Address) -> bool:
-    """Whether an address is this host's own, which what guards it from the outside does not guard from within. Asks
-    the kernel which address it would speak from; nothing is sent."""
+def is_near(address: Address) -> bool:
+    """Whether an address is this host's own or on a network that it is attached to: what guards those from the outside
+    does not guard them from within."""
+    return _is_own(address) or any(
+        address.version == network.version and address in network
+        for network in attached(_listing("route"), _listing("ipv6_route"))
+    )
+
+
+def _is_own(address: Address) -> bool:
+    """Asks the kernel which address it would speak from; nothing is sent."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -71,12 +82,33 @@ def is_own(address: Address) -> bool:
         return False
 
 
+def _listing(name: str) -> str:
+    try:
+        with Path("/proc/net", name).open(encoding="ascii") as file:
+            return file.read(MOST_OF_ROUTES).rpartition("\n")[0]  # no half line
+    except FileNotFoundError:  # a kernel without IPv6
+        return ""
+
+
+def attached(routes: str, routes_v6: str) -> Iterator[Network]:
+    """The networks that are reached without a gateway, from the kernel's listings `route` and `ipv6_route`."""
+    for line in routes.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) >= 8 and fields[2] == "00000000" and fields[7] != "00000000":
+            destination, mask = (int.from_bytes(bytes.fromhex(fields[place]), sys.byteorder) for place in (1, 7))
+            yield ipaddress.IPv4Network((destination, str(ipaddress.IPv4Address(mask))), strict=False)
+    for line in routes_v6.splitlines():
+        fields = line.split()
+        if len(fields) >= 10 and fields[4] == "0" * 32 and fields[1] != "00" and fields[9] != "lo":
+            yield ipaddress.IPv6Network((int(fields[0], 16), int(fields[1], 16)), strict=False)
+
+
 class Reach:
     """What webhooks may reach. `opened` are networks that an operator opened, whatever they are."""
 
-    def __init__(self, opened: Iterable[str] = (), own: Callable[[Address], bool] = is_own) -> None:
+    def __init__(self, opened: Iterable[str] = (), near: Callable[[Address], bool] = is_near) -> None:
         self._opened: tuple[Network, ...] = tuple(ipaddress.ip_network(network) for network in opened)
-        self._own = own
+        self._near = near
 
     def allows(self, text: str) -> bool:
         """Whether the address that `text` is may be connected to; False where it is none."""
@@ -85,4 +117,4 @@ class Reach:
             return False
         if any(address.version == network.version and address in network for network in self._opened):
             return True
-        return is_public(address) and not self._own(address)
+        return is_public(address) and not self._near(address)
