@@ -23,7 +23,7 @@ AT_ONCE: Final = 64
 AT_ONCE_OF_ORGANISATION: Final = 8
 AT_ONCE_OF_WEBHOOK: Final = 4
 
-CLAIMED_FOR_MS: Final = 30_000
+CLAIMED_FOR_MS: Final = 20_000
 """So long a delivery is its sender's: longer than an attempt may last. Behind it, whoever looks sends it again."""
 
 _log = logging.getLogger(__name__)
