@@ -9,7 +9,7 @@ from pathlib import Path
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import ClaimWish, IsolationFacts, LeakCount, Leaks
 from boxkeep_server.node.files import files_in
-from boxkeep_server.node.layer import Birth, LastWords, MachineFailed, Stock, Tenancy, Use, no_tripwire
+from boxkeep_server.node.layer import Birth, LastWords, MachineFailed, MachineLate, Stock, Tenancy, Use, no_tripwire
 from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.records import Machine
 from boxkeep_server.node.room import Memory
@@ -208,6 +208,19 @@ class NeverStarts(Layer):
     async def _start(self, birth: Birth) -> Machine:
         self.host.bodies[birth.machine] = Body(disk=True)
         raise MachineFailed("the guest does not answer")
+
+
+class ComesLate(Layer):
+    """The first machines do not come up in time, and leave their traces."""
+
+    late = 1
+
+    async def _start(self, birth: Birth) -> Machine:
+        if self.late:
+            self.late -= 1
+            self.host.bodies[birth.machine] = Body(disk=True)
+            raise MachineLate("the guest does not answer")
+        return await super()._start(birth)
 
 
 class DiesYoung(Layer):

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from boxkeep_server.guestwire import GuestAddress, GuestError, GuestPool, GuestRefused
+from boxkeep_server.guestwire import GuestAddress, GuestError, GuestPool, GuestRefused, GuestTimeout
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import NetworkWish
 from boxkeep_server.node.addresses import NoAddress
 from boxkeep_server.node.cgroups import Cgroups
 from boxkeep_server.node.disks import Disks
-from boxkeep_server.node.layer import Birth, LastWords, MachineFailed, Tenancy, Use
+from boxkeep_server.node.layer import Birth, LastWords, MachineFailed, MachineLate, Tenancy, Use
 from boxkeep_server.node.machines import BootFailed, Machines
 from boxkeep_server.node.netns import CommandFailed
 from boxkeep_server.node.oci import Ceilings
@@ -139,6 +139,8 @@ def _address(machine: Machine, epoch: int, secret: str) -> GuestAddress:
 def _failing(what: str) -> Iterator[None]:
     try:
         yield
+    except (TimeoutError, subprocess.TimeoutExpired, GuestTimeout) as error:
+        raise MachineLate(f"{what}: {error or type(error).__name__}") from error
     except (
         BootFailed,
         RuntimeFailed,
@@ -146,7 +148,6 @@ def _failing(what: str) -> Iterator[None]:
         NoAddress,
         GuestError,
         OSError,
-        TimeoutError,
         subprocess.SubprocessError,
     ) as error:
         raise MachineFailed(f"{what}: {error or type(error).__name__}") from error

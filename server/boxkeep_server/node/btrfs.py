@@ -1,9 +1,11 @@
-"""The few ioctls of btrfs that disks need: subvolumes, snapshots, their limits, and growing."""
+"""The few ioctls of btrfs that disks need: subvolumes, snapshots, their limits and whether they hold, and growing."""
 
+import contextlib
 import errno
 import fcntl
 import os
 import struct
+import uuid
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +18,17 @@ _SUBVOL_CREATE_V2: Final = 0x50009418
 _QUOTA_CTL: Final = 0xC0109428
 _QGROUP_CREATE: Final = 0x4010942A
 _QGROUP_LIMIT: Final = 0x8030942B
+_QUOTA_RESCAN: Final = 0x4040942C
+_FS_INFO: Final = 0x8400941F
+_SYNC: Final = 0x9408
 
 _QUOTA_ENABLE: Final = 1
 _LIMIT_MAX_REFERENCED: Final = 1
 _READ_ONLY: Final = 2
 _ROOT_INODE: Final = 256
+_FSID: Final = slice(16, 32)
+_SYSFS: Final = Path("/sys/fs/btrfs")
+_DEEPEST: Final = "8"
 
 
 def create_subvolume(parent: Path, name: str) -> None:
@@ -63,6 +71,44 @@ def enable_quota(filesystem: Path) -> None:
         except OSError as error:
             if error.errno != errno.EEXIST:
                 raise
+
+
+def quota_counts(filesystem: Path) -> bool:
+    """Whether quota groups know what is used. Where they do not the kernel has stopped to count, and no limit holds,
+    until all is counted anew; kernels before 5.9 do not say."""
+    with contextlib.suppress(FileNotFoundError):
+        return (sysfs(filesystem) / "qgroups/inconsistent").read_text().strip() == "0"
+    return True
+
+
+def count_quota(filesystem: Path) -> None:
+    """Begin to count all that quota groups hold, unless that is under way."""
+    with _Directory(filesystem) as directory:
+        try:
+            fcntl.ioctl(directory, _QUOTA_RESCAN, bytes(64))
+        except OSError as error:
+            if error.errno != errno.EINPROGRESS:
+                raise
+
+
+def count_large_trees_too(filesystem: Path) -> None:
+    """Have the kernel go on counting when a large subvolume is deleted; since 6.1 it would rather stop."""
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        (sysfs(filesystem) / "qgroups/drop_subtree_threshold").write_text(_DEEPEST)
+
+
+def commit(filesystem: Path) -> None:
+    """Have everything on the device, counted."""
+    with _Directory(filesystem) as directory:
+        fcntl.ioctl(directory, _SYNC)
+
+
+def sysfs(filesystem: Path) -> Path:
+    """Where the kernel tells of a file system."""
+    told = bytearray(1024)
+    with _Directory(filesystem) as directory:
+        fcntl.ioctl(directory, _FS_INFO, told)
+    return _SYSFS / str(uuid.UUID(bytes=bytes(told[_FSID])))
 
 
 def limit(subvolume: Path, size_bytes: int) -> None:

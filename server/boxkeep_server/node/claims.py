@@ -15,7 +15,7 @@ from boxkeep_server.node import refusals
 from boxkeep_server.node.berths import Berths
 from boxkeep_server.node.bindings import Binding, Bindings, Key
 from boxkeep_server.node.crew import Crew
-from boxkeep_server.node.layer import Birth, Clock, MachineFailed, Maker, Observer, Stock, Tenancy
+from boxkeep_server.node.layer import Birth, Clock, MachineFailed, MachineLate, Maker, Observer, Stock, Tenancy
 from boxkeep_server.node.ledger import Held, Ledger, shown, told
 from boxkeep_server.node.pool import Kind, Pool
 from boxkeep_server.node.records import Machine
@@ -240,6 +240,10 @@ class Claims:
             if effort.unwanted:
                 raise refusals.NotYet("The claim was given up") from None
             raise
+        except MachineLate as late:
+            self._do.meters.failed(str(kind))
+            _log.warning("claim of sandbox %s: %s", wish.sandbox, late)
+            raise refusals.NotYet("The machine did not come up in time") from late
         except MachineFailed as error:
             self._do.meters.failed(str(kind))
             _log.warning("claim of sandbox %s failed: %s", wish.sandbox, error)

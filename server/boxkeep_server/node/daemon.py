@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 _THREADS: Final = 16
 _STARTS_PER_PROCESSOR: Final = 2
+_LIMITS_EVERY_S: Final = 2.0
 
 
 class NodeRuns(Exception):
@@ -158,7 +159,7 @@ async def _live(settings: Settings, lay_ground: LayGround) -> None:
     _log.info("adopted %d claims and %d warm machines", len(plan.hold), len(plan.warm))
     runner = await serve(Api(service, _uids(settings)).application(), settings.node_socket, _group(settings))
     try:
-        await _until(stop, [service.run, *opened.ground.tasks])
+        await _until(stop, [service.run, *opened.ground.tasks, partial(_keep_limits, opened.disks)])
     finally:
         await runner.cleanup()
 
@@ -171,6 +172,19 @@ class Opened:
     ground: Ground
     disks: Disks
     cgroups: Cgroups
+
+
+async def _keep_limits(disks: Disks) -> None:
+    """See that the limits of disks go on to hold."""
+    held = True
+    while True:
+        await asyncio.sleep(_LIMITS_EVERY_S)
+        holds = await asyncio.to_thread(disks.mend_limits)
+        if held and not holds:
+            _log.warning("the kernel has lost count of what disks use: their limits do not hold until it has counted")
+        elif holds and not held:
+            _log.warning("the limits of disks hold again")
+        held = holds
 
 
 async def open_node(settings: Settings, lay_ground: LayGround) -> Opened:

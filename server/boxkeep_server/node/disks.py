@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,9 @@ from boxkeep_server.node.mountspace import mounts, unmount_below
 OPTIONS: Final = "loop,noatime,discard=async,compress=zstd:1,nosuid,nodev"
 PARTS: Final = ("upper", "work", "log")
 _PROBE: Final = ".probe"
-_PROBE_BYTES: Final = 1 << 20
+_PROBE_BYTES: Final = 8 << 20
+_PROBE_EVERY_S: Final = 0.05
+_COUNTED_WITHIN_S: Final = 10.0
 
 
 class Disks:
@@ -43,17 +46,31 @@ class Disks:
             subprocess.run(["losetup", "--set-capacity", device], check=True)
         btrfs.grow(self.pool)
         btrfs.enable_quota(self.pool)
+        btrfs.count_large_trees_too(self.pool)
         for directory in (self.images, self._machines):
             directory.mkdir(mode=0o700, exist_ok=True)
 
+    def mend_limits(self) -> bool:
+        """Whether the kernel knows what each disk uses; where it has lost count, and limits with it, it counts anew."""
+        if btrfs.quota_counts(self.pool):
+            return True
+        btrfs.count_quota(self.pool)
+        return False
+
     def limits_hold(self) -> bool:
-        """Whether a disk here stops at its limit: tried with one that is written beyond it."""
+        """Whether a disk here stops at its limit: tried with one that is written beyond it in two steps, since what is
+        not on the device yet counts even where the rest does not."""
+        deadline = time.monotonic() + _COUNTED_WITHIN_S
+        while not self.mend_limits() and time.monotonic() < deadline:
+            time.sleep(_PROBE_EVERY_S)
         with contextlib.suppress(FileNotFoundError):
             btrfs.delete_subvolume(self.pool, _PROBE)
         btrfs.create_subvolume(self.pool, _PROBE)
         try:
             btrfs.limit(self.pool / _PROBE, _PROBE_BYTES)
-            (self.pool / _PROBE / "beyond").write_bytes(os.urandom(4 * _PROBE_BYTES))
+            for name in ("first", "second"):
+                (self.pool / _PROBE / name).write_bytes(os.urandom(_PROBE_BYTES * 3 // 4))
+                btrfs.commit(self.pool)
         except OSError as error:
             if error.errno != errno.EDQUOT:
                 raise

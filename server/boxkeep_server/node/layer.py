@@ -23,6 +23,10 @@ class MachineFailed(Exception):
     """A machine could not be made, handed over or removed; the sentence says what is known."""
 
 
+class MachineLate(MachineFailed):
+    """It took too long, which may be the host's load and no fault of the machine's: worth another try."""
+
+
 class Image(Protocol):
     """A read-only tree that machines begin from."""
 

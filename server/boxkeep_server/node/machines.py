@@ -68,7 +68,8 @@ class Machines:
         """Make a machine and answer when its guest listens.
 
         Raises:
-            BootFailed: its guest does not answer.
+            BootFailed: its guest has ended.
+            TimeoutError: its guest does not answer in time.
             RuntimeFailed, OSError: it could not be made.
             After any of them, what there is of it waits for `destroy`.
         """
@@ -290,7 +291,7 @@ class Machines:
                         raise BootFailed(f"The guest has ended: {self._last_words(machine.id)}")
                     await asyncio.sleep(_GUEST_POLL_S)
         except TimeoutError:
-            raise BootFailed(f"The guest does not answer: {self._last_words(machine.id)}") from None
+            raise TimeoutError(f"The guest does not answer: {self._last_words(machine.id)}") from None
 
     @staticmethod
     async def _allow_slack(machine: Machine, nanoseconds: int) -> None:

@@ -64,9 +64,3 @@ def test_nothing_goes_while_the_new_version_is_not_in_place(pool: Path, tmp_path
     assert OLD in names(pool)
     fresh = Images(pool, tmp_path)
     assert fresh.remove_unused(set(), 0) == fresh.remove_unused(set(), 2 * UNUSED_S) == 0
-
-
-def test_the_pools_limits_are_tried(room: Room) -> None:
-    assert room.disks.limits_hold()
-    assert room.disks.limits_hold()
-    assert ".probe" not in names(room.disks.pool)
