@@ -4,7 +4,14 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from boxkeep_server.engine.interface import AlreadyReleased, NodeAway, NoRoom, PlacementFailed, Unsupported
+from boxkeep_server.engine.interface import (
+    AlreadyReleased,
+    NodeAway,
+    NoRoom,
+    PlacementFailed,
+    PlacementLate,
+    Unsupported,
+)
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import (
     Claim,
@@ -123,6 +130,17 @@ class NeverStarts(MemoryEngine):
 
     async def place(self, wish: ClaimWish) -> tuple[str, Claim]:
         raise PlacementFailed("its guest never answered")
+
+
+class ComesLate(MemoryEngine):
+    """A node whose machines do not come up in time, while `late`."""
+
+    late = True
+
+    async def place(self, wish: ClaimWish) -> tuple[str, Claim]:
+        if self.late:
+            raise PlacementLate("the machine did not come up in time")
+        return await super().place(wish)
 
 
 class AnswersLost(MemoryEngine):

@@ -25,7 +25,7 @@ from boxkeep_server.store import sandboxes as rows
 from boxkeep_server.store.commands import CommandRows, Ending
 from boxkeep_server.store.database import Database
 from tests.controls import Rig, store_at
-from tests.engines import AnswersLost, Clock, MemoryEngine, NeverStarts
+from tests.engines import AnswersLost, Clock, ComesLate, MemoryEngine, NeverStarts
 
 
 @pytest.fixture
@@ -269,6 +269,30 @@ async def test_a_machine_that_never_starts_fails_its_sandbox(database: Database,
     rig = Rig(database, NeverStarts(clock), clock)
     made = await ready(rig, await rig.caller())
     assert (made.status, made.reason) == (Status.FAILED, Reason.BOOT_FAILED)
+
+
+async def test_a_machine_that_comes_late_is_tried_again_until_there_is_no_more_time(
+    database: Database, clock: Clock
+) -> None:
+    engine = ComesLate(clock)
+    rig = Rig(database, engine, clock)
+    caller = await rig.caller()
+    patient, hopeless = await ready(rig, caller), await ready(rig, caller)
+    assert {(await rig.sandboxes.get(caller, one.id)).status for one in (patient, hopeless)} <= {
+        Status.ASSIGNING,
+        Status.QUEUED,
+    }
+    engine.late = False
+    for _ in range(3):
+        await rig.round()
+    assert (await rig.sandboxes.get(caller, patient.id)).status is Status.READY
+    engine.late = True
+    third = await ready(rig, caller)
+    clock.at += 60_000
+    for _ in range(3):
+        await rig.round()
+    over = await rig.sandboxes.get(caller, third.id)
+    assert (over.status, over.reason) == (Status.FAILED, Reason.BOOT_FAILED)
 
 
 async def test_without_room_a_sandbox_waits_and_then_fails(database: Database, clock: Clock) -> None:

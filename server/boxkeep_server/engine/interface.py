@@ -14,6 +14,10 @@ class NodeAway(EngineError):
     """No node answered; nothing is known of what was asked. May be repeated."""
 
 
+class PlacementLate(NodeAway):
+    """A machine did not come up in time, and nothing of it is left; the node may do better when asked again."""
+
+
 class NoRoom(EngineError):
     """No node has a free slot now."""
 
@@ -37,7 +41,7 @@ class Engine(Protocol):
         """The node and the machine bound to this sandbox, epoch and role; the same one when asked again.
 
         Raises:
-            NodeAway, NoRoom, Unsupported, AlreadyReleased, PlacementFailed
+            NodeAway, PlacementLate, NoRoom, Unsupported, AlreadyReleased, PlacementFailed
         """
 
     async def release(self, node: str | None, sandbox: str, epoch: int) -> Release:

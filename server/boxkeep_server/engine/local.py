@@ -8,6 +8,7 @@ from boxkeep_server.engine.interface import (
     NodeAway,
     NoRoom,
     PlacementFailed,
+    PlacementLate,
     Unsupported,
 )
 from boxkeep_server.model.node_api import Claim, ClaimHint, ClaimWish, Leaks, NodeFacts, Release
@@ -19,7 +20,7 @@ _REFUSALS = {
     "bad_request": Unsupported,
     "released": AlreadyReleased,
     "conflict": AlreadyReleased,
-    "not_ready": NodeAway,
+    "not_ready": PlacementLate,
 }
 
 

@@ -18,6 +18,7 @@ from boxkeep_server.engine.interface import (
     NodeAway,
     NoRoom,
     PlacementFailed,
+    PlacementLate,
     Unsupported,
 )
 from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason, NetworkWish
@@ -127,11 +128,12 @@ class Place:
             await self._take(placed, node, claim)
 
     async def _wait(self, sandbox: Sandbox, error: NoRoom | NodeAway) -> None:
-        """No room: back into the queue. Node away: it may have bound a machine, so the same epoch is asked again."""
+        """No room: back into the queue. Away or late: a machine may be bound by now, so the same epoch is asked again."""
         if isinstance(error, NoRoom):
             await self._again(sandbox, Reason.NO_CAPACITY)
         elif self._waited_too_long(sandbox):
-            await self._fail(sandbox, Reason.NODE_LOST, error)
+            late = isinstance(error, PlacementLate)
+            await self._fail(sandbox, Reason.BOOT_FAILED if late else Reason.NODE_LOST, error)
 
     async def _again(self, sandbox: Sandbox, otherwise: Reason) -> None:
         if self._waited_too_long(sandbox):
