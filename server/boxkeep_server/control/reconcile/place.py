@@ -128,7 +128,7 @@ class Place:
             await self._take(placed, node, claim)
 
     async def _wait(self, sandbox: Sandbox, error: NoRoom | NodeAway) -> None:
-        """No room: back into the queue. Away or late: a machine may be bound by now, so the same epoch is asked again."""
+        """No room: back into the queue. Away or late: a machine may be bound, so the same epoch is asked again."""
         if isinstance(error, NoRoom):
             await self._again(sandbox, Reason.NO_CAPACITY)
         elif self._waited_too_long(sandbox):
