@@ -2,14 +2,30 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from boxkeep_server.model.ids import new_id
-from boxkeep_server.model.node_api import ClaimWish, IsolationFacts, LeakCount, Leaks
+from boxkeep_server.model.node_api import ClaimWish, IsolationFacts, LeakCount, Leaks, Snapshot
 from boxkeep_server.node.files import files_in
-from boxkeep_server.node.layer import Birth, LastWords, MachineFailed, MachineLate, Stock, Tenancy, Use, no_tripwire
+from boxkeep_server.node.keys import Key
+from boxkeep_server.node.layer import (
+    Birth,
+    Busy,
+    LastWords,
+    MachineFailed,
+    MachineLate,
+    NoSpace,
+    Revival,
+    Stock,
+    Subject,
+    Tenancy,
+    Unfit,
+    Use,
+    no_tripwire,
+)
+from boxkeep_server.node.parts import MemoryImage, Origin
 from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.records import Machine
 from boxkeep_server.node.room import Memory
@@ -54,12 +70,23 @@ class Image:
     root: Path
 
 
+@dataclass
+class Kept:
+    """What there is of a snapshot: `memory` names the boot that wrote it, `whole` is None until it is sealed."""
+
+    memory: str | None = None
+    whole: Snapshot | None = None
+
+
 class Host:
-    """What outlives node processes: machines, boots, time."""
+    """What outlives node processes: machines, snapshots, boots, time."""
 
     def __init__(self, lib: Path) -> None:
         self.lib = lib
         self.bodies: dict[str, Body] = {}
+        self.kept: dict[Key, Kept] = {}
+        self.full = False
+        self.busy = False
         self.boot = "boot-1"
         self.time = 1_000_000
         self.memory = Memory(64 * GIB, 60 * GIB, 0.0)
@@ -124,6 +151,7 @@ class Layer:
             secret=birth.secret,
             boot_id=self.host.boot,
             netns="",
+            epoch=birth.origin.memory.epoch if birth.origin and birth.origin.memory else 0,
         )
         body = self.host.bodies[birth.machine] = Body(machine)
         await asyncio.sleep(0)
@@ -155,6 +183,87 @@ class Layer:
             raise MachineFailed("claimed already with another secret")
         body.tenancy = tenancy
         self._step("layer: handed over")
+
+    async def still(self, machine: Machine, epoch: int, secret: str) -> None:
+        self._step("layer: still")
+        if self.host.busy:
+            raise Busy("something runs")
+
+    async def unstill(self, machine: Machine, epoch: int, secret: str) -> None:
+        self._step("layer: unstill")
+
+    async def keep(self, subject: Subject) -> Snapshot:
+        kept = self.host.kept.get(subject.key)
+        if kept is not None and kept.whole is not None:
+            return kept.whole
+        body = self.host.bodies.get(subject.machine)
+        if body is not None and body.alive:
+            kept = await self._stop(subject)
+        if body is None or not body.disk:
+            raise MachineFailed("its disk is gone")
+        kept = kept or self.host.kept.setdefault(subject.key, Kept())
+        self._step("layer: take disk")
+        await asyncio.sleep(0)
+        snapshot = Snapshot(
+            sandbox=subject.key.sandbox,
+            epoch=subject.key.epoch,
+            role=subject.key.role,
+            isolation=subject.isolation,
+            image=subject.image,
+            digest=subject.digests["image"],
+            keeps="memory" if kept.memory == self.host.boot else "files",
+            bytes=1 << 20,
+            taken_at=self.host.time,
+            stood_ms=1,
+        )
+        self._step("layer: seal")
+        kept.whole = snapshot
+        self._step("layer: sealed")
+        return snapshot
+
+    async def _stop(self, subject: Subject) -> Kept:
+        if self.host.full:
+            raise NoSpace("no room")
+        self._step("layer: begin snapshot")
+        kept = self.host.kept[subject.key] = Kept()
+        await asyncio.sleep(0)
+        self._step("layer: write memory")
+        if subject.isolation == "runsc":
+            kept.memory = self.host.boot
+            self.host.die(subject.machine)
+            await asyncio.sleep(0)
+            self._step("layer: memory written")
+        return kept
+
+    def kept(self) -> tuple[Snapshot, ...]:
+        return tuple(one.whole for one in self.host.kept.values() if one.whole is not None)
+
+    def find(self, key: Key) -> Snapshot | None:
+        kept = self.host.kept.get(key)
+        return None if kept is None else kept.whole
+
+    async def revive(self, key: Key) -> Revival:
+        self._step("layer: revive")
+        snapshot = self.find(key)
+        if snapshot is None:
+            raise Unfit("it is not there")
+        image = Image(snapshot.image, snapshot.digest, Path("/nowhere"))
+        memory = MemoryImage(Path("/memory"), Path("/guest"), "b" * 32, key.epoch, "00" * 32)
+        digests = {"image": snapshot.digest, "guest": "guest-1", "runtime": "any"}
+        return Revival(image, digests, Origin(Path("/disk"), memory if snapshot.keeps == "memory" else None))
+
+    async def discard(self, sandbox: str, through: int) -> int:
+        self._step("layer: discard")
+        old = [key for key in self.host.kept if key.sandbox == sandbox and key.epoch <= through]
+        for key in old:
+            del self.host.kept[key]
+        return len(old)
+
+    async def clear(self, pausing: Collection[Key]) -> int:
+        halves = [key for key, one in self.host.kept.items() if one.whole is None and key not in pausing]
+        for key in halves:
+            del self.host.kept[key]
+        return len(halves)
 
     async def end(self, machine: str) -> None:
         self._step("layer: end")
@@ -260,6 +369,7 @@ def service_over(
     return Service(
         World(
             maker=layer,
+            keeper=layer,
             observer=layer,
             files=files_in(host.lib, step),
             stock=lambda: host.stock,

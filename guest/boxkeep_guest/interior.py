@@ -1,9 +1,12 @@
-"""Small files of the sandbox that the guest reads or writes at a claim: its names, and the image's environment."""
+"""Small files of the sandbox that the guest reads or writes at a claim: its names, where it is, the environment."""
 
 import os
 import stat
 
 ENVIRONMENT = "/etc/boxkeep/environment"
+HOOKS = "/etc/boxkeep/on-restore.d"
+GENERATION = "/run/boxkeep/generation"
+HOOKS_MOST = 50
 _MOST = 256 * 1024
 
 
@@ -45,6 +48,44 @@ def image_environment(path: str = ENVIRONMENT) -> dict[str, str]:
         return {}
     pairs = (line.partition("=") for line in text.splitlines() if not line.startswith("#") and "\0" not in line)
     return {name: value for name, equals, value in pairs if name and equals}
+
+
+def name_resolver(nameserver: str, etc: str = "/etc") -> None:
+    """Have names looked up at `nameserver`, as the machine that it was before did elsewhere."""
+    _put(f"{etc}/resolv.conf", f"nameserver {nameserver}\noptions timeout:2 attempts:3\n")
+
+
+def write_generation(epoch: int, path: str = GENERATION) -> None:
+    """Tell programs which life of the sandbox this is: another number after each resume, restore and fork."""
+    try:
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)  # noqa: PTH103, PTH120 - pathlib costs start-up
+    except OSError:
+        return
+    _put(path, f"{epoch}\n")
+
+
+def hooks(directory: str = HOOKS) -> list[str]:
+    """The programs to be run before anything else after a resume, restore or fork, in the order of their names."""
+    try:
+        names = sorted(os.listdir(directory))[:HOOKS_MOST]  # noqa: PTH208
+    except OSError:
+        return []
+    paths = [f"{directory}/{name}" for name in names if not name.startswith(".")]
+    return [path for path in paths if os.path.isfile(path) and os.access(path, os.X_OK)]  # noqa: PTH113
+
+
+def _put(path: str, text: str) -> None:
+    """Have a file of that text in place of whatever is there; where that cannot be, the machine does without."""
+    fresh = f"{path}.{os.urandom(4).hex()}"
+    try:
+        file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(file, text.encode())
+        finally:
+            os.close(file)
+        os.replace(fresh, path)  # noqa: PTH105
+    except OSError:
+        return
 
 
 class _Small:

@@ -1,5 +1,6 @@
 """Operations on the machine as a whole: ping, claim, gate, info, watch."""
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -11,12 +12,15 @@ from boxkeep_guest.calls import Call, Op
 from boxkeep_guest.errors import Refused
 from boxkeep_guest.events import Events
 from boxkeep_guest.frames import JSON
-from boxkeep_guest.interior import name_in_files
+from boxkeep_guest.interior import hooks, name_in_files, name_resolver, write_generation
 from boxkeep_guest.memory import Memory
+from boxkeep_guest.process import Process
 from boxkeep_guest.processes import Processes
+from boxkeep_guest.records import Spec
 from boxkeep_guest.service import Gate, Identity
 
 HEARTBEAT_SECONDS = 10.0
+HOOKS_SECONDS = 10.0
 _HOSTNAME_MOST = 64
 _IN_HOSTNAMES = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.")
 
@@ -61,17 +65,40 @@ class MachineCalls:
             raise Refused("bad_request", "hostname must have 1 to 64 letters, digits, hyphens and dots")
         if os.getpid() == 1:
             _name_machine(hostname)
-        if not identity.epoch:
+        resumed, nameserver = fields.flag("resumed"), fields.optional_text("nameserver")
+        if not identity.epoch and not resumed:
             self._processes.forget_finished()  # what the machine rehearsed with before it was anybody's
         self._processes.environment = env
+        if os.getpid() == 1:
+            write_generation(epoch)
+        if resumed:
+            await self._settle_in(nameserver)
         identity.secret, identity.epoch = secret, epoch
+        self._gate.open()
         await call.answer()
 
+    async def _settle_in(self, nameserver: str | None) -> None:
+        """Learn where the machine is now, and let what the user has put there for that do the same."""
+        if os.getpid() == 1 and nameserver:
+            name_resolver(nameserver)
+        begun = [await self._processes.start(_hook(path)) for path in hooks()]
+        try:
+            async with asyncio.timeout(HOOKS_SECONDS):
+                for process in begun:
+                    if isinstance(process, Process):
+                        await process.done.wait()
+        except TimeoutError:
+            for process in begun:
+                if isinstance(process, Process) and not process.finished:
+                    process.end("timed_out", f"It ran longer than {HOOKS_SECONDS} s", gentle=False)
+
     async def _set_gate(self, call: Call) -> None:
-        if call.fields.flag("closed", None):
-            self._gate.close()
+        if not call.fields.flag("closed", None):
+            self._gate.open()
+        elif call.fields.flag("idle") and self._processes.running:
+            raise Refused("busy", "A process is running")
         else:
-            self._gate.closed = False
+            self._gate.close()
         await call.answer()
 
     async def _info(self, call: Call) -> None:
@@ -95,6 +122,22 @@ class MachineCalls:
                 await call.connection.send(JSON, event[1])
             elif not await self._events.changed(HEARTBEAT_SECONDS):
                 await call.json({"heartbeat": True})
+
+
+def _hook(path: str) -> Spec:
+    return Spec(
+        id=os.urandom(16).hex(),
+        command=path,
+        args=[],
+        cwd="/",
+        env={},
+        user=None,
+        stdin=None,
+        keep_stdin=False,
+        timeout_ms=int(HOOKS_SECONDS * 1000),
+        background=True,
+        pty=None,
+    )
 
 
 def _name_machine(hostname: str) -> None:

@@ -38,6 +38,10 @@ class Gate:
             raise Refused("busy", "A call is under way")
         self.closed = True
 
+    def open(self) -> None:
+        """Let calls begin."""
+        self.closed = False
+
 
 class Service:
     """The listening side. `ops` may be filled after it is made."""

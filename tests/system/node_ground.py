@@ -17,14 +17,14 @@ from boxkeep_server.node import btrfs, oci
 from boxkeep_server.node.bundle import Bundle, build_bundle
 from boxkeep_server.node.daemon import Ground, run_on, take_down
 from boxkeep_server.node.disks import Disks
-from boxkeep_server.node.layer import Image as ImageLike
 from boxkeep_server.node.parts import Guest
+from boxkeep_server.node.parts import Image as ImageLike
 from boxkeep_server.node.records import Records
 from boxkeep_server.settings import Settings, read_settings
 
 INSTANCE = "hdaemon"
 GUEST = Path(__file__).parent.parent.parent / "guest" / "boxkeep_guest"
-PROGRAMS = ("true", "sh", "sleep", "cat", "echo", "env", "hostname", "dd")
+PROGRAMS = ("true", "sh", "sleep", "cat", "echo", "env", "hostname", "dd", "mkdir", "chmod", "mv")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def seen_in_kernel() -> dict[str, tuple[str, ...]]:
 async def lay_ground(settings: Settings, disks: Disks) -> Ground:
     """Links, image and the real guest's bundle."""
     bundle = _bundle(Path(sys.argv[2]))
-    image = Image("base", "tiny-1", _tiny_image(disks))
+    image = Image("base", "tiny", _tiny_image(disks))
 
     def images() -> Mapping[str, ImageLike]:
         return {"base": image}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from boxkeep_server.model.node_api import ClaimState, DeathReason
-from boxkeep_server.node.bindings import Key
+from boxkeep_server.node.keys import Key
 from boxkeep_server.node.pool import Kind
 from tests.node_worlds import Body, Host, Layer, adopted, service_over, until, wish
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from boxkeep_server.model.node_api import ClaimState, ClaimWish
+from boxkeep_server.model.node_api import ClaimState, ClaimWish, Snapshot
 from boxkeep_server.node import refusals
-from boxkeep_server.node.bindings import Key
+from boxkeep_server.node.keys import Key
 from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.service import Service
 from tests.node_worlds import Host, Killed, Layer, Mine, service_over, wish
@@ -15,13 +15,20 @@ from tests.node_worlds import Host, Killed, Layer, Mine, service_over, wish
 WARM = {Kind("base", "runsc"): 1}
 
 
+def resumed(wanted: ClaimWish) -> ClaimWish:
+    return wanted.model_copy(update={"epoch": wanted.epoch + 1, "resume": wanted.epoch})
+
+
 class Story:
     """What a control plane does with a node: it makes warm machines, claims, is told, releases."""
 
     def __init__(self) -> None:
         self.kept, self.cold, self.short, self.late = wish(), wish(isolation="runc"), wish(not_after=1_000_010), wish()
+        self.paused, self.files = wish(isolation="runsc"), wish(isolation="runc")
         self.answered: dict[Key, str] = {}
         self.released: set[Key] = set()
+        self.snapshots: dict[Key, Snapshot] = {}
+        self.discarded: set[Key] = set()
 
     async def play(self, service: Service, host: Host) -> None:
         await service.adopt()
@@ -29,6 +36,11 @@ class Story:
         await self._claim(service, self.kept)
         await service.refill_once()
         await self._claim(service, self.late)
+        for wanted in (self.paused, self.files):
+            await self._claim(service, wanted)
+            await self._pause(service, wanted)
+        await self._claim(service, resumed(self.paused))
+        await self._discard(service, self.paused)
         await asyncio.gather(self._claim(service, self.cold), self._claim(service, self.short))
         await service.deaths.beat_once()
         host.time = max(host.time, 1_000_020)
@@ -44,6 +56,18 @@ class Story:
             return
         before = self.answered.setdefault(Key.of(wanted), claim.machine)
         assert before == claim.machine, "a claim that was answered is now another machine"
+
+    async def _pause(self, service: Service, wanted: ClaimWish) -> None:
+        key = Key.of(wanted)
+        if key in self.discarded:
+            return
+        snapshot = await service.pauses.pause(key)
+        assert self.snapshots.setdefault(key, snapshot) == snapshot, "a snapshot that was answered is now another"
+        self.released.add(key)
+
+    async def _discard(self, service: Service, wanted: ClaimWish) -> None:
+        self.discarded.add(Key.of(wanted))
+        await service.discard(wanted.sandbox, wanted.epoch)
 
     async def _release(self, service: Service, wanted: ClaimWish) -> None:
         await service.claims.release(Key.of(wanted))
@@ -75,6 +99,10 @@ def check_nothing_is_lost_or_doubled(host: Host, story: Story, service: Service)
     assert marks == service.pool.owned()
     assert not files & marks
     assert not list(host.lib.glob("*/.*.new"))
+    assert {key for key, kept in host.kept.items() if kept.whole} == set(story.snapshots) - story.discarded
+    assert all(kept.whole for kept in host.kept.values()), "half a snapshot is left"
+    assert story.snapshots[Key.of(story.paused)].keeps == "memory"
+    assert Key.of(resumed(story.paused)) in claims
     for claim in claims.values():
         assert (claim.machine in host.living()) == (claim.state is not ClaimState.DEAD)
 
@@ -121,11 +149,15 @@ async def test_a_host_that_restarts_at_any_step_leaves_the_dead_and_nothing_warm
         host.reboot()
         service = service_over(Layer(host), warm={})
         await service.adopt()
+        await service.pauses.settled(5)
         assert host.living() == set()
         assert set(host.bodies) <= service.owned()
         claims = {claim.machine: claim for claim in service.claims.list()}
         for key, machine in story.answered.items():
-            if key not in story.released and Key.of(story.late) != key:
+            if key in host.kept:
+                assert machine not in claims
+                assert host.kept[key].whole, "a pause that the host's restart cut off keeps the files"
+            elif key not in story.released and Key.of(story.late) != key:
                 assert claims[machine].state is ClaimState.DEAD
                 assert claims[machine].reason in ("host_restarted", "expired")
         assert service.pool.owned() == set()

@@ -32,7 +32,10 @@ class NetworkWish(Message):
 
 
 class ClaimWish(Message):
-    """A machine wanted for one role of a sandbox in one epoch. `not_after` is epoch ms."""
+    """A machine wanted for one role of a sandbox in one epoch. `not_after` is epoch ms.
+
+    `resume` names the epoch of a snapshot of the same sandbox and role that the machine goes on from.
+    """
 
     sandbox: Id
     epoch: Epoch
@@ -43,6 +46,7 @@ class ClaimWish(Message):
     hostname: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     env: dict[EnvName, str] = Field(default_factory=dict, repr=False)
     network: NetworkWish = NetworkWish()
+    resume: Epoch | None = None
 
     @field_validator("env")
     @classmethod
@@ -65,6 +69,7 @@ class ClaimState(StrEnum):
 
     STARTING = "starting"
     RUNNING = "running"
+    PAUSING = "pausing"
     DEAD = "dead"
 
 
@@ -109,6 +114,45 @@ class Claims(Message):
     """Every claim of a node."""
 
     claims: tuple[Claim, ...]
+
+
+class PauseWish(Message):
+    """How a machine is to be paused: with `if_idle` only when nothing runs in it and nobody is being served."""
+
+    if_idle: bool = False
+
+
+class Snapshot(Message):
+    """What is kept of a machine that was paused: durable on its node, and whole.
+
+    `keeps` says whether processes go on from it or files alone are there; `lost` why memory that could have been kept
+    was not. `bytes` is what it refers to, much of which it may share with others. `stood_ms` is how long it took from
+    the moment that nothing ran any more.
+    """
+
+    sandbox: Id
+    epoch: int
+    role: Role
+    isolation: Isolation
+    image: ImageName
+    digest: str
+    keeps: Literal["memory", "files"]
+    lost: str | None = None
+    bytes: int
+    taken_at: int
+    stood_ms: int
+
+
+class Snapshots(Message):
+    """Every snapshot of a node."""
+
+    snapshots: tuple[Snapshot, ...]
+
+
+class Discarded(Message):
+    """How many snapshots were removed."""
+
+    count: int
 
 
 class Tail(Message):
@@ -187,6 +231,9 @@ RefusalCode = Literal[
     "released",
     "no_room",
     "not_ready",
+    "busy",
+    "no_space",
+    "unfit",
     "unsupported",
     "internal",
 ]

@@ -14,8 +14,20 @@ from typing import Final, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from boxkeep_server.model.node_api import ClaimChange, ClaimHint, Claims, ClaimWish, Id, Refusal, RefusalCode, Role
-from boxkeep_server.node.bindings import Key
+from boxkeep_server.model.node_api import (
+    ClaimChange,
+    ClaimHint,
+    Claims,
+    ClaimWish,
+    Discarded,
+    Id,
+    PauseWish,
+    Refusal,
+    RefusalCode,
+    Role,
+    Snapshots,
+)
+from boxkeep_server.node.keys import Key
 from boxkeep_server.node.refusals import Malformed, NodeRefusal, Stranger
 from boxkeep_server.node.service import Service
 
@@ -51,6 +63,9 @@ class Api:
                 web.get(one, self._get, allow_head=False),
                 web.patch(one, self._change),
                 web.delete(one, self._release),
+                web.post(f"{one}/pause", self._pause),
+                web.get("/v1/snapshots", self._snapshots, allow_head=False),
+                web.delete("/v1/snapshots/{sandbox}/{epoch}/{role}", self._discard),
                 web.get("/v1/watch", self._watch, allow_head=False),
                 web.get("/v1/leaks", self._leaks, allow_head=False),
                 web.get("/metrics", self._metrics, allow_head=False),
@@ -80,6 +95,17 @@ class Api:
 
     async def _release(self, request: web.Request) -> web.Response:
         return _answer(await self._service.claims.release(_key(request)))
+
+    async def _pause(self, request: web.Request) -> web.Response:
+        key, wish = _key(request), await _message(request, PauseWish)
+        return _answer(await self._service.pauses.pause(key, if_idle=wish.if_idle))
+
+    async def _snapshots(self, _: web.Request) -> web.Response:
+        return _answer(Snapshots(snapshots=await asyncio.to_thread(self._service.snapshots)))
+
+    async def _discard(self, request: web.Request) -> web.Response:
+        key = _key(request)
+        return _answer(Discarded(count=await self._service.discard(key.sandbox, key.epoch)))
 
     async def _leaks(self, _: web.Request) -> web.Response:
         return _answer(await self._service.leaks())

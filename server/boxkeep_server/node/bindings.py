@@ -2,29 +2,16 @@
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from boxkeep_server.model.ids import is_id
-from boxkeep_server.model.node_api import ClaimState, ClaimWish, DeathReason, Id, ImageName, Isolation, Role
+from boxkeep_server.model.node_api import ClaimState, DeathReason, Id, ImageName, Isolation, Role
 from boxkeep_server.node import durable
+from boxkeep_server.node.keys import Key
 from boxkeep_server.node.layer import Tripwire, no_tripwire
 
 _log = logging.getLogger(__name__)
-
-
-class Key(NamedTuple):
-    """What a machine is bound to."""
-
-    sandbox: str
-    epoch: int
-    role: Role
-
-    @classmethod
-    def of(cls, wish: ClaimWish) -> "Key":
-        """The key that a wish asks for."""
-        return cls(wish.sandbox, wish.epoch, wish.role)
 
 
 class Binding(BaseModel):

@@ -13,7 +13,7 @@ from boxkeep_server.model.node_api import NetworkWish
 from boxkeep_server.node.addresses import NoAddress
 from boxkeep_server.node.cgroups import Cgroups
 from boxkeep_server.node.disks import Disks
-from boxkeep_server.node.layer import Birth, LastWords, MachineFailed, MachineLate, Tenancy, Use
+from boxkeep_server.node.layer import Birth, Busy, LastWords, MachineFailed, MachineLate, Tenancy, Use
 from boxkeep_server.node.machines import BootFailed, Machines
 from boxkeep_server.node.netns import CommandFailed
 from boxkeep_server.node.oci import Ceilings
@@ -22,6 +22,7 @@ from boxkeep_server.node.records import Machine
 from boxkeep_server.node.runtimes import RuntimeFailed
 
 _HAND_OVER_S: Final = 5.0
+_RESUME_S: Final = 20.0
 _REHEARSAL_MS: Final = 10_000
 
 
@@ -46,7 +47,7 @@ class Bodies:
     async def start(self, birth: Birth) -> Machine:
         """See `Maker.start`."""
         spec = MachineSpec(
-            birth.machine, birth.isolation, birth.image, self.ceilings, birth.hostname, secret=birth.secret
+            birth.machine, birth.isolation, birth.image, self.ceilings, birth.hostname, birth.secret, birth.origin
         )
         with _failing(f"machine {birth.machine} did not start"):
             return await self.machines.start(spec)
@@ -71,6 +72,29 @@ class Bodies:
                 self.machines.rouse(machine),
             )
             await self._tell_guest(machine, tenancy)
+
+    async def still(self, machine: Machine, epoch: int, secret: str) -> None:
+        """See `Maker.still`."""
+        await self._set_gate(machine, epoch, secret, closed=True)
+
+    async def unstill(self, machine: Machine, epoch: int, secret: str) -> None:
+        """See `Maker.unstill`."""
+        await self._set_gate(machine, epoch, secret, closed=False)
+
+    async def _set_gate(self, machine: Machine, epoch: int, secret: str, *, closed: bool) -> None:
+        with _failing(f"machine {machine.id} does not hold its gate"):
+            try:
+                await self.guests.call(
+                    _address(machine, epoch, secret),
+                    {"op": "gate", "closed": closed, "idle": closed},
+                    timeout=_HAND_OVER_S,
+                )
+            except GuestRefused as refused:
+                if refused.code == "busy":
+                    raise Busy("Something runs in the sandbox") from refused
+                raise
+            finally:
+                self.guests.forget(machine.born_as, epoch)
 
     async def end(self, machine: str) -> None:
         """See `Maker.end`."""
@@ -117,17 +141,21 @@ class Bodies:
             "secret": tenancy.secret,
             "hostname": tenancy.hostname,
             "env": dict(tenancy.env),
+            "resumed": tenancy.resumed,
+            "nameserver": machine.gateway,
         }
-        before, after = _address(machine, 0, machine.secret), _address(machine, tenancy.epoch, tenancy.secret)
+        before = _address(machine, machine.epoch, machine.secret)
+        after = _address(machine, tenancy.epoch, tenancy.secret)
+        timeout = _RESUME_S if tenancy.resumed else _HAND_OVER_S
         try:
-            await self.guests.call(before, request, timeout=_HAND_OVER_S)
+            await self.guests.call(before, request, timeout=timeout)
         except GuestRefused as refused:
             if refused.code != "unauthorised":
                 raise
             # A process before this one was killed after it had told the guest.
-            await self.guests.call(after, request, timeout=_HAND_OVER_S)
+            await self.guests.call(after, request, timeout=timeout)
         finally:
-            self.guests.forget(machine.born_as, 0)
+            self.guests.forget(machine.born_as, machine.epoch)
             self.guests.forget(machine.born_as, tenancy.epoch)
 
 
@@ -139,6 +167,8 @@ def _address(machine: Machine, epoch: int, secret: str) -> GuestAddress:
 def _failing(what: str) -> Iterator[None]:
     try:
         yield
+    except MachineFailed:
+        raise
     except (TimeoutError, subprocess.TimeoutExpired, GuestTimeout) as error:
         raise MachineLate(f"{what}: {error or type(error).__name__}") from error
     except (

@@ -63,6 +63,13 @@ def subvolume_id(path: Path) -> int:
     return found
 
 
+def referenced(subvolume: Path) -> int:
+    """How many bytes a subvolume refers to, shared or not; 0 where the kernel does not say."""
+    with contextlib.suppress(FileNotFoundError):
+        return int((sysfs(subvolume) / f"qgroups/0_{subvolume_id(subvolume)}/referenced").read_text())
+    return 0
+
+
 def enable_quota(filesystem: Path) -> None:
     """Turn quota groups on. May be repeated."""
     with _Directory(filesystem) as directory:

@@ -6,16 +6,29 @@ import ipaddress
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason, Release
+from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason, Release, Snapshot
 from boxkeep_server.node import refusals
 from boxkeep_server.node.berths import Berths
-from boxkeep_server.node.bindings import Binding, Bindings, Key
+from boxkeep_server.node.bindings import Binding, Bindings
 from boxkeep_server.node.crew import Crew
-from boxkeep_server.node.layer import Birth, Clock, MachineFailed, MachineLate, Maker, Observer, Stock, Tenancy
+from boxkeep_server.node.keys import Key
+from boxkeep_server.node.layer import (
+    Birth,
+    Clock,
+    Keeper,
+    MachineFailed,
+    MachineLate,
+    Maker,
+    Observer,
+    Revival,
+    Stock,
+    Tenancy,
+    Unfit,
+)
 from boxkeep_server.node.ledger import Held, Ledger, shown, told
 from boxkeep_server.node.pool import Kind, Pool
 from boxkeep_server.node.records import Machine
@@ -53,6 +66,7 @@ class Means:
     """What claims work with."""
 
     maker: Maker
+    keeper: Keeper
     observer: Observer
     files: Bindings
     ledger: Ledger
@@ -209,13 +223,30 @@ class Claims:
         stock = self._do.stock()
         if wish.not_after <= self._do.now():
             raise refusals.Malformed("notAfter is over")
-        if stock.digests(wish.image, _kind(wish, stock).isolation) is None:
+        if wish.resume is not None:
+            self._check_snapshot(wish, stock)
+        elif stock.digests(wish.image, _kind(wish, stock).isolation) is None:
             raise refusals.Unsupported(f"This node has no {wish.image} with that isolation")
         for network in wish.network.allow or ():
             try:
                 ipaddress.IPv4Network(network)
             except ValueError:
                 raise refusals.Malformed(f"network.allow: not an IPv4 network: {network!r}") from None
+
+    def _check_snapshot(self, wish: ClaimWish, stock: Stock) -> None:
+        snapshot = self._snapshot(wish)
+        if snapshot is None:
+            raise refusals.Unfit("There is no such snapshot on this node")
+        if snapshot.isolation not in stock.isolations:
+            raise refusals.Unsupported(f"This node has no {snapshot.isolation} any more")
+        if (snapshot.image, snapshot.isolation) != (wish.image, wish.isolation):
+            raise refusals.Malformed("The snapshot is of another image or isolation")
+
+    def _snapshot(self, wish: ClaimWish) -> Snapshot | None:
+        try:
+            return self._do.keeper.find(Key(wish.sandbox, wish.resume or 0, wish.role))
+        except Unfit as error:
+            raise refusals.Unfit(str(error)) from error
 
     def _refuse_full(self) -> None:
         if not self._do.admission.admits(self.taken()):
@@ -240,6 +271,9 @@ class Claims:
             if effort.unwanted:
                 raise refusals.NotYet("The claim was given up") from None
             raise
+        except Unfit as unfit:
+            self._do.meters.failed(str(kind))
+            raise refusals.Unfit(str(unfit)) from unfit
         except MachineLate as late:
             self._do.meters.failed(str(kind))
             _log.warning("claim of sandbox %s: %s", wish.sandbox, late)
@@ -254,8 +288,8 @@ class Claims:
     async def _have(self, wish: ClaimWish, kind: Kind, effort: _Effort) -> tuple[Held, bool]:
         """A machine handed over, and whether it was up already. What was up may fail us once; a new one may not."""
         held = self._do.ledger.get(Key.of(wish))
-        if held is None and (machine := self._do.pool.take(kind)):
-            held = await self._bind(wish, kind, machine.id, effort)
+        if held is None and wish.resume is None and (machine := self._do.pool.take(kind)):
+            held = await self._bind(wish, kind, machine.id, effort, self._digests(kind))
             held.machine = machine
             self._do.pool.unmark(machine.id)
         if held is not None:
@@ -267,9 +301,22 @@ class Claims:
             effort.waiting = False
             effort.check()
             await self._make_way()
-            held = await self._bind(wish, kind, self._do.new_id(), effort)
-            await self._hand_over(held, wish, effort)
+            revival = await self._revival(wish)
+            digests = self._digests(kind) if revival is None else revival.digests
+            held = await self._bind(wish, kind, self._do.new_id(), effort, digests)
+            await self._hand_over(held, wish, effort, revival)
         return held, False
+
+    async def _revival(self, wish: ClaimWish) -> Revival | None:
+        if wish.resume is None:
+            return None
+        return await self._do.keeper.revive(Key(wish.sandbox, wish.resume, wish.role))
+
+    def _digests(self, kind: Kind) -> Mapping[str, str]:
+        digests = self._do.stock().digests(kind.image, kind.isolation)
+        if digests is None:
+            raise MachineFailed(f"the image {kind.image} is gone")
+        return digests
 
     async def _make_way(self) -> None:
         """A warm machine of another kind goes where the slots would not hold it and the new one."""
@@ -277,11 +324,10 @@ class Claims:
         if warm and not self._do.admission.admits(self.taken() - 1 + warm):
             await self._do.pool.shed(1)
 
-    async def _bind(self, wish: ClaimWish, kind: Kind, machine: str, effort: _Effort) -> Held:
+    async def _bind(
+        self, wish: ClaimWish, kind: Kind, machine: str, effort: _Effort, digests: Mapping[str, str]
+    ) -> Held:
         effort.machine = machine
-        digests = self._do.stock().digests(kind.image, kind.isolation)
-        if digests is None:
-            raise MachineFailed(f"the image {kind.image} is gone")
         now = self._do.now()
         binding = Binding(
             machine=machine,
@@ -290,7 +336,7 @@ class Claims:
             role=wish.role,
             image=kind.image,
             isolation=kind.isolation,
-            digests=digests,
+            digests=dict(digests),
             boot_id=self._do.boot_id,
             secret=self._do.new_secret(),
             claimed_at=now,
@@ -300,10 +346,10 @@ class Claims:
         await asyncio.to_thread(self._do.files.bind, binding)
         return self._do.ledger.enter(binding)
 
-    async def _hand_over(self, held: Held, wish: ClaimWish, effort: _Effort) -> None:
+    async def _hand_over(self, held: Held, wish: ClaimWish, effort: _Effort, revival: Revival | None = None) -> None:
         """Bring a bound machine to `running`; where that fails, nothing is left of it."""
         try:
-            machine = held.machine or await self._start(held, wish)
+            machine = held.machine or await self._start(held, wish, revival)
             effort.check()
             await self._do.maker.hand_over(
                 machine,
@@ -313,6 +359,7 @@ class Claims:
                     hostname=wish.hostname,
                     network=wish.network,
                     env=wish.env,
+                    resumed=wish.resume is not None,
                 ),
             )
             effort.check()
@@ -329,17 +376,19 @@ class Claims:
         )
         self._do.watch(held)
 
-    async def _start(self, held: Held, wish: ClaimWish) -> Machine:
-        binding, stock = held.binding, self._do.stock()
-        if binding.image not in stock.images:
+    async def _start(self, held: Held, wish: ClaimWish, revival: Revival | None) -> Machine:
+        binding = held.binding
+        image = self._do.stock().images.get(binding.image) if revival is None else revival.image
+        if image is None:
             raise MachineFailed(f"the image {binding.image} is gone")
         return await self._do.maker.start(
             Birth(
                 machine=binding.machine,
-                image=stock.images[binding.image],
+                image=image,
                 isolation=binding.isolation,
                 hostname=wish.hostname,
                 secret=self._do.new_secret(),
+                origin=None if revival is None else revival.origin,
             )
         )
 
@@ -364,7 +413,8 @@ class Claims:
         held = self._do.ledger.get(key)
         if held is not None:
             try:
-                await self._remove(held)
+                async with held.turn:
+                    await self._remove(held)
             except MachineFailed as error:
                 raise refusals.Broken(f"The machine does not go: {error}") from error
             self._do.meters.released(time.perf_counter() - began)

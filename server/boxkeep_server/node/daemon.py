@@ -28,13 +28,15 @@ from boxkeep_server.node.bodies import Bodies, Egress
 from boxkeep_server.node.cgroups import Cgroups, layout
 from boxkeep_server.node.disks import Disks
 from boxkeep_server.node.files import Files, files_in, node_id
-from boxkeep_server.node.layer import Image, MachineFailed, Maker, Stock
+from boxkeep_server.node.keeper import Keeper
+from boxkeep_server.node.layer import MachineFailed, Maker, Stock
 from boxkeep_server.node.machines import Machines, boot_id
 from boxkeep_server.node.mountspace import MountSpace
 from boxkeep_server.node.oci import Ceilings
-from boxkeep_server.node.parts import Addresses, Guest, Network, Parts
+from boxkeep_server.node.parts import Addresses, Guest, Image, Network, Parts
 from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.service import Service, World
+from boxkeep_server.node.snapshots import Snapshots
 from boxkeep_server.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -223,12 +225,22 @@ async def open_node(settings: Settings, lay_ground: LayGround) -> Opened:
     )
     world = World(
         maker=bodies,
+        keeper=Keeper(
+            machines=bodies.machines,
+            snapshots=Snapshots(disks),
+            free_bytes=disks.free_bytes,
+            images=disks.images,
+            guests=ground.guest.tree.parent,
+            guest_digest=ground.guest_digest,
+            isolations=facts,
+            now=_now,
+        ),
         observer=bodies,
         files=files_in(settings.lib),
         stock=lambda: Stock(ground.images(), facts, ground.guest_digest),
         leaks=ground.leaks,
         memory=partial(hostfacts.memory_reader, cgroup_layout, cgroups.parent),
-        now=lambda: time.time_ns() // 1_000_000,
+        now=_now,
         new_id=new_id,
         new_secret=partial(secrets.token_hex, 32),
         boot_id=boot_id(),
@@ -241,6 +253,10 @@ async def open_node(settings: Settings, lay_ground: LayGround) -> Opened:
         disk_limit=disks.limits_hold(),
     )
     return Opened(world, ground, disks, cgroups)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def open_disks(settings: Settings) -> Disks:

@@ -82,7 +82,7 @@ class Deaths:
         machine = held.machine
         assert machine is not None
         await self._observer.exited(machine)
-        if not held.dead and not held.releasing:
+        if held.binding.state is not ClaimState.PAUSING and not held.dead and not held.releasing:
             use = self._observer.use(machine.id)
             self._note(held, cause_of_exit(held.binding.oom_kills, use.oom_kills if use else 0), use)
 

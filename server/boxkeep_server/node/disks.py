@@ -33,6 +33,7 @@ class Disks:
         self._file = file
         self.pool = mount
         self.images = mount / "images"
+        self.snapshots = mount / "snapshots"
         self._machines = mount / "machines"
 
     def open(self, size_bytes: int) -> None:
@@ -47,7 +48,7 @@ class Disks:
         btrfs.grow(self.pool)
         btrfs.enable_quota(self.pool)
         btrfs.count_large_trees_too(self.pool)
-        for directory in (self.images, self._machines):
+        for directory in (self.images, self.snapshots, self._machines):
             directory.mkdir(mode=0o700, exist_ok=True)
 
     def mend_limits(self) -> bool:
@@ -124,15 +125,31 @@ class Disks:
         return path
 
     def keep(self, machine: str, directory: Path, name: str) -> None:
-        """Keep a machine's disk as it is now, read-only, as `directory/name` in the pool."""
+        """Keep a machine's disk as it is now, read-only, as `directory/name` in the pool; on the device then."""
         btrfs.create_snapshot(self.path(machine), directory, name, read_only=True)
 
     def delete(self, machine: str) -> None:
         """Remove a machine's disk and what was kept of its limit. May be repeated."""
-        path = self.path(machine)
+        self._remove(self.path(machine))
+
+    @staticmethod
+    def referenced(disk: Path) -> int:
+        """How many bytes a disk refers to, shared with others or not."""
+        return btrfs.referenced(disk)
+
+    def forget(self, directory: Path, name: str) -> None:
+        """Remove a disk that was kept. May be repeated."""
+        self._remove(directory / name)
+
+    def free_bytes(self) -> int:
+        """How much more can be written: by the pool, and by the file system that its file grows in."""
+        found = (os.statvfs(path) for path in (self.pool, self._file.parent))
+        return min(one.f_bavail * one.f_frsize for one in found)
+
+    def _remove(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             number = btrfs.subvolume_id(path)
-            btrfs.delete_subvolume(self._machines, machine)
+            btrfs.delete_subvolume(path.parent, path.name)
             btrfs.forget_limit(self.pool, number)
 
     def machines(self) -> list[str]:

@@ -29,6 +29,7 @@ from boxkeep_server.node.oci import GUEST as MOUNTED_GUEST
 from boxkeep_server.node.parts import Guest
 from boxkeep_server.node.records import Records
 from boxkeep_server.node.resolver import Resolver
+from boxkeep_server.node.snapshots import Snapshots
 from boxkeep_server.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ async def lay(settings: Settings, disks: Disks) -> Ground:
         tasks=(
             network.monitor,
             Resolver(network.router).run,
-            partial(_keep_images, images, records),
+            partial(_keep_images, images, lambda: records.digests() | Snapshots(disks).digests()),
             partial(_keep_mirrors, mirrors),
         ),
     )
@@ -112,14 +113,14 @@ def _observer(settings: Settings, disks: Disks, network: Network, records: Recor
     return Observer(settings.run, settings.lib / "pool.img", disks, cgroups, network, records, addresses.taken)
 
 
-async def _keep_images(images: Images, records: Records) -> None:
+async def _keep_images(images: Images, used: Callable[[], set[str]]) -> None:
     """Take up images that are built while the node runs, and let go of those that no machine needs any more."""
     while True:
         await asyncio.sleep(_IMAGES_EVERY_S)
         try:
             if await asyncio.to_thread(images.refresh):
                 _log.info("images are now %s", {name: image.digest for name, image in images.all().items()})
-            if gone := await asyncio.to_thread(lambda: images.remove_unused(records.digests(), time.monotonic())):
+            if gone := await asyncio.to_thread(lambda: images.remove_unused(used(), time.monotonic())):
                 _log.info("%d images of which no machine is made any more were removed", gone)
         except (OSError, subprocess.CalledProcessError) as error:
             _log.warning("images could not be kept current: %s", error)

@@ -1,11 +1,12 @@
 """What claims and pool ask of the machines of a node: the seam between who owns a machine and how one is made."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
-from boxkeep_server.model.node_api import ImageName, Isolation, IsolationFacts, NetworkWish
+from boxkeep_server.model.node_api import ImageName, Isolation, IsolationFacts, NetworkWish, Snapshot
+from boxkeep_server.node.keys import Key
+from boxkeep_server.node.parts import Image, Origin
 from boxkeep_server.node.records import Machine
 
 Clock = Callable[[], int]
@@ -27,22 +28,6 @@ class MachineLate(MachineFailed):
     """It took too long, which may be the host's load and no fault of the machine's: worth another try."""
 
 
-class Image(Protocol):
-    """A read-only tree that machines begin from."""
-
-    @property
-    def name(self) -> str:
-        """What users call it."""
-
-    @property
-    def digest(self) -> str:
-        """What it holds."""
-
-    @property
-    def root(self) -> Path:
-        """Where it lies."""
-
-
 @dataclass(frozen=True, slots=True)
 class Use:
     """What a machine uses: bytes now, processor time and processes killed for want of memory so far."""
@@ -60,26 +45,69 @@ class LastWords:
     stderr: bytes
 
 
+class Busy(MachineFailed):
+    """Something runs in a machine that was to be paused only when nothing does."""
+
+
+class NoSpace(MachineFailed):
+    """What would be kept of a machine does not fit on the disks."""
+
+
+class Unfit(MachineFailed):
+    """What was kept is damaged, or cannot be gone on from here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """A machine to be made. `secret` is its first secret, 64 hex digits."""
+    """A machine to be made. `secret` is its first secret, 64 hex digits. It begins with an empty disk, or goes on from
+    `origin`."""
 
     machine: str
     image: Image
     isolation: Isolation
     hostname: str
     secret: str = field(repr=False)
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A bound machine that is to be kept: what is written of it, None where nothing is, and what it was made of.
+
+    `secret` is the one of its epoch.
+    """
+
+    key: Key
+    machine: str
+    record: Machine | None
+    isolation: Isolation
+    image: ImageName
+    digests: Mapping[str, str]
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Revival:
+    """What a machine is made of that goes on from a snapshot."""
+
+    image: Image
+    digests: Mapping[str, str]
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
 class Tenancy:
-    """What a machine is told when it is handed to a sandbox; `env` goes to its guest and nowhere else."""
+    """What a machine is told when it is handed to a sandbox; `env` goes to its guest and nowhere else.
+
+    `resumed`: it goes on from a snapshot, and has to learn where it is now.
+    """
 
     epoch: int
     secret: str = field(repr=False)
     hostname: str
     network: NetworkWish
     env: Mapping[str, str] = field(repr=False)
+    resumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,6 +153,20 @@ class Maker(Protocol):
             MachineFailed
         """
 
+    async def still(self, machine: Machine, epoch: int, secret: str) -> None:
+        """Have nothing begin any more in a machine that is handed over, provided that nothing is under way.
+
+        Raises:
+            Busy, MachineFailed
+        """
+
+    async def unstill(self, machine: Machine, epoch: int, secret: str) -> None:
+        """Take `still` back. May be repeated.
+
+        Raises:
+            MachineFailed
+        """
+
     async def end(self, machine: str) -> None:
         """Kill everything in a machine; its disk stays. It may take a moment to be gone. May be repeated."""
 
@@ -134,6 +176,45 @@ class Maker(Protocol):
         Raises:
             MachineFailed
         """
+
+
+class Keeper(Protocol):
+    """Keeps what there is of machines, as snapshots that outlive every process and the host's restart."""
+
+    async def keep(self, subject: Subject) -> Snapshot:
+        """Stop a machine, if it lives, and keep its disk, with its memory where its isolation can; on the device when
+        this returns. What remains of the machine waits for `destroy`.
+
+        May be repeated at any point, by another process too: one that was kept is answered as it was; one that stopped
+        on the way is kept with what there is of it.
+
+        Raises:
+            NoSpace: nothing was done, the machine goes on.
+            MachineFailed: if the machine lives it goes on.
+        """
+
+    def kept(self) -> tuple[Snapshot, ...]:
+        """Every snapshot that is whole."""
+
+    def find(self, key: Key) -> Snapshot | None:
+        """A snapshot, None when there is no whole one.
+
+        Raises:
+            Unfit: its manifest is damaged.
+        """
+
+    async def revive(self, key: Key) -> Revival:
+        """Verify a snapshot and say how a machine goes on from it.
+
+        Raises:
+            Unfit
+        """
+
+    async def discard(self, sandbox: str, through: int) -> int:
+        """Remove every snapshot of a sandbox up to that epoch; how many. May be repeated."""
+
+    async def clear(self, pausing: Collection[Key]) -> int:
+        """Remove what was begun and not finished, but for those; how many."""
 
 
 class Observer(Protocol):

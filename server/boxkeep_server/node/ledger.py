@@ -1,11 +1,13 @@
 """The bindings of a node in memory, each change written to its file before anybody sees it."""
 
+import asyncio
 import base64
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from boxkeep_server.model.node_api import Claim, ClaimState, Role, Tail
-from boxkeep_server.node.bindings import Binding, Bindings, Key
+from boxkeep_server.node.bindings import Binding, Bindings
+from boxkeep_server.node.keys import Key
 from boxkeep_server.node.layer import LastWords, Use
 from boxkeep_server.node.records import Machine
 from boxkeep_server.node.watch import Hints
@@ -15,13 +17,14 @@ from boxkeep_server.node.watch import Hints
 class Held:
     """A binding with what this process knows beyond it. `machine` is None until there is one that lives.
 
-    `releasing`: somebody is removing it, so that its death is no news.
+    `releasing`: somebody is removing it, so that its death is no news. `turn` is whose who pauses or removes it.
     """
 
     binding: Binding
     machine: Machine | None = None
     releasing: bool = False
     use: Use | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def key(self) -> Key:

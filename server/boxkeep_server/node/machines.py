@@ -18,7 +18,7 @@ from boxkeep_server.node.cgroups import Usage
 from boxkeep_server.node.idmap import first_uid
 from boxkeep_server.node.interior import furnish, keep_tmp_on_disk, make_directories, write_file
 from boxkeep_server.node.overlays import Body
-from boxkeep_server.node.parts import Attached, MachineSpec, Parts
+from boxkeep_server.node.parts import Attached, MachineSpec, MemoryImage, Parts
 from boxkeep_server.node.records import Machine, Records
 from boxkeep_server.node.runtimes import Runtime
 from boxkeep_server.node.tails import Tail, read_tails
@@ -29,6 +29,7 @@ _GUEST_TIMEOUT_S: Final = 20.0
 _GUEST_POLL_S: Final = 0.002
 _FREEZE_TIMEOUT_S: Final = 5.0
 _FREEZE_ATTEMPTS: Final = 50
+_SETTLED_S: Final = 600.0
 _LAST_WORDS_BYTES: Final = 2048
 _RESTING_SLACK_NS: Final = 50_000_000
 _ROUSED_SLACK_NS: Final = 2_000_000
@@ -65,41 +66,67 @@ class Machines:
             raise PermissionError(f"other accounts must be able to pass through {closed[0]} (mode 0711)")
 
     async def start(self, spec: MachineSpec) -> Machine:
-        """Make a machine and answer when its guest listens.
+        """Make a machine, of its own address, and answer when its guest listens.
+
+        One that goes on from memory is opened by the id and secret that its guest had then; from one origin any number
+        of machines may go on.
 
         Raises:
             BootFailed: its guest has ended.
             TimeoutError: its guest does not answer in time.
-            RuntimeFailed, OSError: it could not be made.
+            RuntimeFailed, OSError: it could not be made, or its memory cannot be had again on this host.
             After any of them, what there is of it waits for `destroy`.
         """
-        return await self._make(spec, None)
+        laps = [time.perf_counter()]
+        machine = self._new_record(spec)
+        self._records.write(machine)
+        attached, _ = await asyncio.gather(
+            self._parts.network.attach(spec.id, machine.index),
+            asyncio.to_thread(self._make_disk, spec, machine),
+        )
+        laps.append(time.perf_counter())
+        machine = replace(machine, address=attached.address, gateway=attached.gateway, netns=str(attached.netns_path))
+        await asyncio.to_thread(self._make_body, spec, machine, attached)
+        laps.append(time.perf_counter())
+        machine = await self._run(machine, _memory(spec))
+        laps.append(time.perf_counter())
+        await self._wait_for_guest(machine)
+        await self._allow_slack(machine, _RESTING_SLACK_NS)
+        laps.append(time.perf_counter())
+        _log.info("machine %s is up: %s", machine.id, _told(laps, ("disk and network", "body", "runtime", "guest")))
+        return machine
 
-    async def restore(self, spec: MachineSpec, directory: Path) -> Machine:
-        """Make a machine that goes on from what `checkpoint` kept in `directory`, as a new one with its own address.
-
-        Its guest answers by the id and secret that it had then. May be called any number of times for one directory.
+    async def write_memory(self, machine: Machine, directory: Path, mark: Path) -> None:
+        """Write the memory of a runsc machine into `directory`, which ends it. The file `mark` then names this boot of
+        the host: the word that all is there, though not yet on the device, for whoever goes on after this process.
 
         Raises:
-            as `start`; RuntimeFailed too where the memory cannot be had again on this host.
+            RuntimeFailed, TimeoutError: it cannot be written; the machine goes on, unless it died of it.
         """
-        return await self._make(replace(spec, origin=directory / "disk"), directory)
-
-    async def checkpoint(self, machine: Machine, directory: Path) -> None:
-        """Keep memory and disk of a runsc machine, as they are at one moment, in `directory` of the pool; it ends.
-
-        Raises:
-            RuntimeFailed: the memory cannot be written, and the machine goes on.
-        """
-        (directory / "memory").mkdir(mode=0o700, parents=True)
         try:
-            await self._runtime(machine).checkpoint(machine.id, directory / "memory")
+            await self._runtime(machine).checkpoint(machine.id, directory, mark, boot_id())
         finally:
             processes.reap_orphans()
-        await asyncio.to_thread(self._end_processes, machine.id)
-        await asyncio.to_thread(self._parts.disks.keep, machine.id, directory, "disk")
-        born = replace(machine, pid=None, started=None)
-        Records(directory).write(born)
+
+    async def settled(self, machine: str) -> None:
+        """Wait until no earlier process's `write_memory` is at work on a machine any more.
+
+        Raises:
+            TimeoutError
+        """
+        binaries = {str(runtime.binary) for runtime in self._parts.runtimes.values()}
+        async with asyncio.timeout(_SETTLED_S):
+            for pid in await asyncio.to_thread(processes.at_work_on, machine, binaries, "checkpoint"):
+                if (started := processes.start_time(pid)) is not None:
+                    await processes.ended(pid, started)
+
+    async def stop(self, machine: str) -> None:
+        """End every process of a machine; its disk, place and records stay. May be repeated.
+
+        Raises:
+            TimeoutError: a process of it cannot be killed.
+        """
+        await asyncio.to_thread(self._end_processes, machine)
 
     async def destroy(self, machine: str) -> dict[str, Tail]:
         """Remove a machine: processes, cgroup, mounts, network, disk. May be repeated, and begun from any state.
@@ -190,46 +217,27 @@ class Machines:
         if machine.isolation == "runc" and machine.pid is not None:
             await asyncio.to_thread(_set_hostname, machine.pid, hostname)
 
-    async def _make(self, spec: MachineSpec, memory: Path | None) -> Machine:
-        laps = [time.perf_counter()]
-        machine = self._new_record(spec, memory)
-        self._records.write(machine)
-        attached, _ = await asyncio.gather(
-            self._parts.network.attach(spec.id, machine.index),
-            asyncio.to_thread(self._make_disk, spec, machine, memory),
-        )
-        laps.append(time.perf_counter())
-        machine = replace(machine, address=attached.address, netns=str(attached.netns_path))
-        await asyncio.to_thread(self._make_body, spec, machine, attached, memory)
-        laps.append(time.perf_counter())
-        machine = await self._run(machine, memory)
-        laps.append(time.perf_counter())
-        await self._wait_for_guest(machine)
-        await self._allow_slack(machine, _RESTING_SLACK_NS)
-        laps.append(time.perf_counter())
-        _log.info("machine %s is up: %s", machine.id, _told(laps, ("disk and network", "body", "runtime", "guest")))
-        return machine
-
-    def _new_record(self, spec: MachineSpec, memory: Path | None) -> Machine:
-        kept = _kept(memory) if memory else None
+    def _new_record(self, spec: MachineSpec) -> Machine:
+        memory = _memory(spec)
         return Machine(
             id=spec.id,
-            born_as=kept.born_as if kept else spec.id,
+            born_as=memory.born_as if memory else spec.id,
             isolation=spec.isolation,
             image=spec.image.name,
             digest=spec.image.digest,
             index=self._parts.addresses.take(spec.id),
             address="",
             port=oci.PORT,
-            secret=kept.secret if kept else spec.secret,
+            secret=memory.secret if memory else spec.secret,
+            epoch=memory.epoch if memory else 0,
             boot_id=boot_id(),
             netns="",
         )
 
-    def _make_disk(self, spec: MachineSpec, machine: Machine, memory: Path | None) -> None:
+    def _make_disk(self, spec: MachineSpec, machine: Machine) -> None:
         disks, limit = self._parts.disks, spec.ceilings.disk_bytes
-        disk = disks.copy(spec.origin, machine.id, limit) if spec.origin else disks.create(machine.id, limit)
-        if memory is None:
+        disk = disks.copy(spec.origin.disk, machine.id, limit) if spec.origin else disks.create(machine.id, limit)
+        if _memory(spec) is None:
             boot = oci.boot_file(machine.id, machine.secret, machine.isolation, spec.ceilings)
             write_file(disk, "boot.json", json.dumps(boot).encode(), 0o400)
             make_directories(disk / "upper", oci.DIRECTORIES)
@@ -238,8 +246,8 @@ class Machines:
             keep_tmp_on_disk(disk / "upper")
         overlays.lay_layers(self._body(machine.id), spec.image.root, disk, self._shift(machine))
 
-    def _make_body(self, spec: MachineSpec, machine: Machine, attached: Attached, memory: Path | None) -> None:
-        body, parts = self._body(machine.id), self._parts
+    def _make_body(self, spec: MachineSpec, machine: Machine, attached: Attached) -> None:
+        body, parts, memory = self._body(machine.id), self._parts, _memory(spec)
         if memory is None:
             fresh = spec.origin is None
             furnish(parts.disks.path(machine.id) / "upper", machine.id, spec.hostname, attached.gateway, fresh)
@@ -252,7 +260,7 @@ class Machines:
             root=body.root,
             disk=body.disk,
             sys=body.sys if runc else None,
-            guest=parts.guest.tree,
+            guest=memory.guest if memory else parts.guest.tree,
             netns=attached.netns_path,
             cgroup=parts.cgroups.path(machine.id),
         )
@@ -267,14 +275,14 @@ class Machines:
         )
         (body.directory / "config.json").write_text(json.dumps(config))
 
-    async def _run(self, machine: Machine, memory: Path | None) -> Machine:
+    async def _run(self, machine: Machine, memory: MemoryImage | None) -> Machine:
         bundle, runtime = self._body(machine.id).directory, self._runtime(machine)
         pid_file = bundle / "pid"
         with self._guest_log(machine.id).open("ab") as output:
             if memory is None:
                 await runtime.run(machine.id, bundle, pid_file, output.fileno())
             else:
-                await runtime.restore(machine.id, bundle, pid_file, memory / "memory", output.fileno())
+                await runtime.restore(machine.id, bundle, pid_file, memory.directory, output.fileno())
         pid = int(pid_file.read_text())
         started = processes.start_time(pid)
         if started is None:
@@ -347,12 +355,8 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _kept(directory: Path) -> Machine:
-    records = Records(directory)
-    found = [records.read(machine) for machine in records.machines()]
-    if len(found) != 1 or found[0] is None:
-        raise FileNotFoundError(f"no machine was kept in {directory}")
-    return found[0]
+def _memory(spec: MachineSpec) -> MemoryImage | None:
+    return spec.origin.memory if spec.origin else None
 
 
 def _kill_all(pids: Sequence[int]) -> None:

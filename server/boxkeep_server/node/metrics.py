@@ -29,6 +29,13 @@ class Metrics:
             buckets=_RELEASE_BUCKETS,
             registry=self._registry,
         )
+        self._pauses = Histogram(
+            "boxkeep_node_pause_seconds",
+            "Time that it took to keep a machine.",
+            ("keeps",),
+            buckets=_CLAIM_BUCKETS,
+            registry=self._registry,
+        )
         self._deaths = Counter(
             "boxkeep_node_deaths", "Machines that died before they were released.", ("reason",), registry=self._registry
         )
@@ -51,6 +58,10 @@ class Metrics:
     def released(self, seconds: float) -> None:
         """A machine is gone."""
         self._releases.observe(seconds)
+
+    def paused(self, keeps: str, seconds: float) -> None:
+        """A machine was kept."""
+        self._pauses.labels(keeps).observe(seconds)
 
     def died(self, reason: DeathReason) -> None:
         """A machine died."""

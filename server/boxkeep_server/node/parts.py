@@ -1,7 +1,7 @@
 """What a machine is asked for and what it is made of: the words that machines share with images, network and guest."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -86,10 +86,30 @@ class Parts:
 
 
 @dataclass(frozen=True)
+class MemoryImage:
+    """The memory of a machine that was stopped: its files, the guest's tree that they were made over, and by which id,
+    epoch and secret that guest is opened."""
+
+    directory: Path
+    guest: Path
+    born_as: str
+    epoch: int
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a machine goes on from: a copy of a disk, and with `memory` the processes that belong to it."""
+
+    disk: Path
+    memory: MemoryImage | None = None
+
+
+@dataclass(frozen=True)
 class MachineSpec:
     """A machine wanted. `secret` is its first secret for the guest wire, 64 hex digits.
 
-    `origin` is the disk that it begins with a copy of, where it does not begin with an empty one.
+    `origin` is what it goes on from, where it does not begin with an empty disk.
     """
 
     id: str
@@ -98,7 +118,7 @@ class MachineSpec:
     ceilings: Ceilings
     hostname: str
     secret: str
-    origin: Path | None = None
+    origin: Origin | None = None
 
     def __repr__(self) -> str:
         return f"MachineSpec({self.id}, {self.isolation}, {self.image.name})"

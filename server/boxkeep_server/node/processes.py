@@ -53,9 +53,11 @@ def allow_slack(pid: int, nanoseconds: int) -> None:
                 (_PROC / thread.name / "timerslack_ns").write_text(str(nanoseconds))
 
 
-def at_work_on(machine: str, binaries: set[str]) -> list[int]:
-    """The pids of runtimes' commands, and of what wraps them, that a machine's id was given to."""
-    return [pid for pid in _all() if _is_at_work(pid, machine.encode(), {os.fsencode(path) for path in binaries})]
+def at_work_on(machine: str, binaries: set[str], verb: str | None = None) -> list[int]:
+    """The pids of runtimes' processes, and of what wraps them, that a machine's id was given to; with `verb` those of
+    that command alone."""
+    given, programs = {machine, *([verb] if verb else [])}, {os.fsencode(path) for path in binaries}
+    return [pid for pid in _all() if _is_at_work(pid, {word.encode() for word in given}, programs)]
 
 
 def reap_orphans() -> None:
@@ -72,9 +74,9 @@ def reap_orphans() -> None:
                 os.waitpid(pid, os.WNOHANG)
 
 
-def _is_at_work(pid: int, machine: bytes, binaries: set[bytes]) -> bool:
+def _is_at_work(pid: int, given: set[bytes], binaries: set[bytes]) -> bool:
     words = _text(pid, "cmdline").split(b"\0")
-    if not any(machine in word for word in words):
+    if not all(any(one in word for word in words) for one in given):
         return False
     try:
         program = os.fsencode((_PROC / str(pid) / "exe").readlink())

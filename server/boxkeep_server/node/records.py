@@ -14,6 +14,8 @@ from boxkeep_server.model.node_api import Isolation
 class Machine:
     """A machine as its node knows it. `born_as` is the id that its guest calls itself by on the wire.
 
+    `secret` and `epoch` open its guest until it is handed over.
+
     `pid` and `started` (clock ticks since the boot named by `boot_id`) are those of its first process on the host, None
     until there is one.
     """
@@ -31,6 +33,8 @@ class Machine:
     netns: str
     pid: int | None = None
     started: int | None = None
+    epoch: int = 0
+    gateway: str = ""
 
     def running_as(self, pid: int, started: int) -> "Machine":
         """The same machine with its first process."""

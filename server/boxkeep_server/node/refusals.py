@@ -6,9 +6,12 @@ NodeRefusal
 ├── NoSuchClaim    404 not_found
 ├── OlderEpoch     409 conflict
 ├── ClaimIsDead    409 conflict
+├── Busy           409 busy
+├── Unfit          409 unfit
 ├── EpochReleased  410 released
 ├── NoRoom         503 no_room
 ├── NotYet         503 not_ready
+├── NoSpace        507 no_space
 ├── Unsupported    501 unsupported
 └── Broken         500 internal
 """
@@ -55,6 +58,18 @@ class ClaimIsDead(NodeRefusal):
     status, code = 409, "conflict"
 
 
+class Busy(NodeRefusal):
+    """Something runs in the machine or somebody is being served, and it goes on."""
+
+    status, code = 409, "busy"
+
+
+class Unfit(NodeRefusal):
+    """What was kept is damaged, or cannot be gone on from on this node; it stays as it is."""
+
+    status, code = 409, "unfit"
+
+
 class EpochReleased(NodeRefusal):
     """This epoch was released already."""
 
@@ -71,6 +86,12 @@ class NotYet(NodeRefusal):
     """It did not come about in time, and nothing of it is left; it may be asked for again."""
 
     status, code = 503, "not_ready"
+
+
+class NoSpace(NodeRefusal):
+    """The disks have no room for what would be kept; the machine goes on."""
+
+    status, code = 507, "no_space"
 
 
 class Unsupported(NodeRefusal):

@@ -5,7 +5,7 @@ from typing import Final
 
 from boxkeep_server.model.ids import is_id
 from boxkeep_server.node import durable
-from boxkeep_server.node.bindings import Key
+from boxkeep_server.node.keys import Key
 from boxkeep_server.node.layer import Tripwire, no_tripwire
 
 HOUR_MS: Final = 3_600_000

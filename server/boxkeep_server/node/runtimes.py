@@ -12,6 +12,7 @@ from boxkeep_server.model.ids import is_id
 from boxkeep_server.model.node_api import Isolation
 
 _COMMAND_TIMEOUT_S: Final = 60.0
+_MEMORY_TIMEOUT_S: Final = 600.0
 _MESSAGE_BYTES: Final = 4096
 _RUNSC_FLAGS: Final = (
     "--platform=systrap",
@@ -35,6 +36,8 @@ _UNDER_OTHER_PROC_SYS: Final = (
     "-c",
     'mount --bind "$0" /proc/sys && exec "$@"',
 )
+# Writes a word into a file once the command has succeeded, whether or not the node lives to see it.
+_AND_MARK: Final = ("sh", "-c", 'mark=$0 word=$1; shift; "$@" && printf %s "$word" >"$mark"')
 
 
 class RuntimeFailed(Exception):
@@ -89,13 +92,16 @@ class Runtime:
             else:
                 trace.unlink(missing_ok=True)
 
-    async def checkpoint(self, machine: str, image: Path) -> None:
+    async def checkpoint(self, machine: str, image: Path, mark: Path, word: str) -> None:
         """Write a machine's memory into the directory `image`, which ends the machine.
+
+        Once all is written the file `mark` says `word`, also when this process was killed meanwhile.
 
         Raises:
             RuntimeFailed: it cannot, and the machine goes on.
         """
-        await self._call((), "checkpoint", f"--image-path={image}", *self._image_flags(), machine)
+        arguments = ("checkpoint", f"--image-path={image}", *self._image_flags(), machine)
+        await self._call((*_AND_MARK, str(mark), word), *arguments, within_s=_MEMORY_TIMEOUT_S)
 
     async def restore(self, machine: str, bundle: Path, pid_file: Path, image: Path, output: int) -> None:
         """A machine that goes on from the memory in `image`."""
@@ -129,7 +135,12 @@ class Runtime:
         await self._call(self._prefix(), *arguments, log=bundle / "runtime.log", output=output)
 
     async def _call(
-        self, prefix: Sequence[str], *arguments: str, log: Path | None = None, output: int | None = None
+        self,
+        prefix: Sequence[str],
+        *arguments: str,
+        log: Path | None = None,
+        output: int | None = None,
+        within_s: float = _COMMAND_TIMEOUT_S,
     ) -> str:
         """Run the runtime; with `output` its standard streams go to the machine, and errors come by `log`."""
         logging = ("--log", str(log), "--log-format", "json") if log else ()
@@ -139,7 +150,7 @@ class Runtime:
             *argv, stdin=asyncio.subprocess.DEVNULL, stdout=stream, stderr=stream
         )
         try:
-            async with asyncio.timeout(_COMMAND_TIMEOUT_S):
+            async with asyncio.timeout(within_s):
                 said, complaint = await process.communicate()
         finally:
             if process.returncode is None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from boxkeep_server.model.node_api import ClaimState, Leaks, NodeFacts
+from boxkeep_server.model.node_api import ClaimState, Leaks, NodeFacts, Snapshot
 from boxkeep_server.node import adoption
 from boxkeep_server.node.adoption import Findings, Plan
 from boxkeep_server.node.berths import Berths
@@ -14,9 +14,11 @@ from boxkeep_server.node.claims import Claims, Means
 from boxkeep_server.node.crew import Crew
 from boxkeep_server.node.deaths import Deaths
 from boxkeep_server.node.files import Files
-from boxkeep_server.node.layer import Clock, MachineFailed, Maker, Observer, Stock
+from boxkeep_server.node.keys import Key
+from boxkeep_server.node.layer import Clock, Keeper, MachineFailed, Maker, Observer, Stock
 from boxkeep_server.node.ledger import Ledger
 from boxkeep_server.node.metrics import Metrics
+from boxkeep_server.node.pauses import Pauses
 from boxkeep_server.node.pool import Kind, Pool
 from boxkeep_server.node.room import Memory, Pressure, pressure
 from boxkeep_server.node.watch import Hints
@@ -34,6 +36,7 @@ _SWEEP_S: Final = 30.0
 _PRUNE_S: Final = 600.0
 _AFTER_END_S: Final = 4.0
 _AT_ONCE: Final = 4
+_PAUSES_S: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class World:
     """What a node's service is given: its machine layer, its clock, its dice, and what it is."""
 
     maker: Maker
+    keeper: Keeper
     observer: Observer
     files: Files
     stock: Callable[[], Stock]
@@ -94,6 +98,7 @@ class Service:
         self.claims = Claims(
             Means(
                 maker=world.maker,
+                keeper=world.keeper,
                 observer=world.observer,
                 files=world.files.bindings,
                 ledger=self._ledger,
@@ -110,6 +115,17 @@ class Service:
                 new_secret=world.new_secret,
                 watch=self.deaths.watch,
             )
+        )
+        self.pauses = Pauses(
+            maker=world.maker,
+            observer=world.observer,
+            keeper=world.keeper,
+            ledger=self._ledger,
+            crew=self.crew,
+            release=self.claims.release,
+            watch=self.deaths.watch,
+            meters=self.metrics,
+            now=world.now,
         )
 
     def admits(self, taken: int) -> bool:
@@ -137,6 +153,7 @@ class Service:
         for machine in plan.unbind:
             world.files.bindings.remove(machine)
         await self._each([*plan.finish], self.claims.finish_release)
+        self.pauses.go_on()
         return plan
 
     async def run(self) -> None:
@@ -152,6 +169,7 @@ class Service:
                 tasks.create_task(_every(_PRUNE_S, self._prune_once))
                 tasks.create_task(_every(_PRESSURE_S, self.relieve_once))
         finally:
+            await self.pauses.settled(_PAUSES_S)
             await self.crew.dismiss()
 
     async def refill_once(self) -> int:
@@ -174,7 +192,15 @@ class Service:
         """Remove machines that belong to nobody, as a removal that failed leaves them; how many."""
         strays = [machine for machine in self._world.observer.found() if machine not in self.owned()]
         await self._each(strays, self._destroy)
-        return len(strays)
+        return len(strays) + await self._world.keeper.clear(self._pausing())
+
+    async def discard(self, sandbox: str, through: int) -> int:
+        """Remove every snapshot of a sandbox up to that epoch; how many. May be repeated."""
+        return await self._world.keeper.discard(sandbox, through)
+
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """Every snapshot."""
+        return self._world.keeper.kept()
 
     def owned(self) -> set[str]:
         """The ids of every machine that somebody answers for."""
@@ -201,6 +227,9 @@ class Service:
             disk_limit=world.disk_limit,
             admitting=self.admits(self.claims.taken()),
         )
+
+    def _pausing(self) -> set[Key]:
+        return {held.key for held in self._ledger if held.binding.state is ClaimState.PAUSING}
 
     def _room_for_warm(self) -> bool:
         machines = self.claims.taken() + len(self.pool.owned())

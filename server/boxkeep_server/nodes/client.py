@@ -15,15 +15,20 @@ from boxkeep_server.model.node_api import (
     ClaimHint,
     Claims,
     ClaimWish,
+    Discarded,
     Leaks,
     NodeFacts,
+    PauseWish,
     Refusal,
     Release,
+    Snapshot,
+    Snapshots,
 )
 
 CALL_S = 10.0
 CLAIM_S = 60.0
 RELEASE_S = 30.0
+PAUSE_S = 120.0
 WATCH_IDLE_S = 20.0
 
 M = TypeVar("M", bound=BaseModel)
@@ -85,6 +90,19 @@ class NodeClient:
     async def release(self, sandbox: str, epoch: int) -> Release:
         """Have everything of a claim gone."""
         return await self._call("DELETE", _path(sandbox, epoch), Release, None, RELEASE_S)
+
+    async def pause(self, sandbox: str, epoch: int, *, if_idle: bool) -> Snapshot:
+        """Keep a machine and release it."""
+        return await self._call("POST", f"{_path(sandbox, epoch)}/pause", Snapshot, PauseWish(if_idle=if_idle), PAUSE_S)
+
+    async def snapshots(self) -> tuple[Snapshot, ...]:
+        """Every snapshot."""
+        return (await self._call("GET", "/v1/snapshots", Snapshots)).snapshots
+
+    async def discard(self, sandbox: str, through: int) -> int:
+        """Remove the snapshots of a sandbox up to that epoch."""
+        path = f"/v1/snapshots/{sandbox}/{through}/main"
+        return (await self._call("DELETE", path, Discarded, None, RELEASE_S)).count
 
     async def leaks(self) -> Leaks:
         """What belongs to nobody."""

@@ -7,6 +7,7 @@ import pytest
 
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Isolation
+from boxkeep_server.node.parts import Origin
 from boxkeep_server.node.tails import TAIL_BYTES
 from tests.system.body.rooms import ISOLATIONS, Room, ask, call, eventually
 
@@ -34,7 +35,7 @@ async def test_a_disk_moves_between_isolations(
     await room.machines.freeze(machine.id)
     room.disks.keep(machine.id, directory, "disk")
     await room.machines.destroy(machine.id)
-    other = await room.machines.start(replace(room.spec(second), origin=directory / "disk"))
+    other = await room.machines.start(replace(room.spec(second), origin=Origin(directory / "disk")))
     line = (
         "cat /workspace/file; stat -c '%u %g' /workspace/file; test -e /etc/issue || echo gone; echo > /workspace/file"
     )
@@ -54,7 +55,7 @@ async def test_symlinks_in_the_place_of_mount_points_lead_nowhere(
     for name in (".boxkeep", "dev", "proc", "workspace", "etc", "tmp"):
         (upper / name).symlink_to(outside)
     room.disks.keep(disk.name, directory, "disk")
-    other = await room.machines.start(replace(room.spec(isolation), origin=directory / "disk"))
+    other = await room.machines.start(replace(room.spec(isolation), origin=Origin(directory / "disk")))
     assert list(outside.iterdir()) == []
     assert await ask(other.address, "hostname") == (0, "box\n")
     _, said = await ask(other.address, "stat", "-c", "%F", "/.boxkeep", "/dev", "/proc", "/etc")

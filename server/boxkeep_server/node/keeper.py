@@ -1,0 +1,213 @@
+"""Keeps machines as snapshots: memory and disk of one moment, on the device before it is said; and lets them go on."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from boxkeep_server.model.node_api import Isolation, IsolationFacts, Snapshot
+from boxkeep_server.node.images import Image
+from boxkeep_server.node.keys import Key
+from boxkeep_server.node.layer import Clock, MachineFailed, NoSpace, Revival, Subject, Unfit
+from boxkeep_server.node.machines import Machines, boot_id
+from boxkeep_server.node.parts import MemoryImage, Origin
+from boxkeep_server.node.records import Machine
+from boxkeep_server.node.runtimes import RuntimeFailed
+from boxkeep_server.node.snapshots import Damaged, FileSum, Manifest, Snapshots
+
+_log = logging.getLogger(__name__)
+
+_SPARE_BYTES: Final = 256 << 20
+_MEMORY_LOST: Final = "The machine ended before its memory was written"
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """See `layer.Keeper`.
+
+    Why a machine outlives the death of this process at any point. Its memory is written by a command of the runtime's
+    that goes on without us, and that leaves a mark behind which names the boot: it is the last thing before the machine
+    is gone. So whoever comes after waits for that command, and then finds the machine alive, and begins again, or dead.
+    Of a dead one the disk stands still, and its memory counts if the mark is there and of this boot, since what a boot
+    before has written may not all be on the device. Only where the command itself was killed, or the machine died of
+    something else, are files all that can be kept, and the snapshot says so. The manifest comes last of all.
+    """
+
+    machines: Machines
+    snapshots: Snapshots
+    free_bytes: Callable[[], int]
+    images: Path
+    guests: Path
+    guest_digest: str
+    isolations: Mapping[Isolation, IsolationFacts]
+    now: Clock
+
+    async def keep(self, subject: Subject) -> Snapshot:
+        """See `layer.Keeper.keep`."""
+        with _failing(f"machine {subject.machine} could not be kept"):
+            found = await asyncio.to_thread(self.snapshots.read, subject.key)
+            if found is not None:
+                return found.snapshot
+            began = time.perf_counter()
+            machine = subject.record
+            if machine is not None and self.machines.alive(machine):
+                await self.machines.settled(machine.id)
+            if machine is not None and self.machines.alive(machine):
+                await self._stop(subject.key, machine)
+            try:
+                return await self._take(subject, began)
+            except BaseException:
+                if machine is not None and machine.isolation == "runc":
+                    self.machines.thaw(machine.id)
+                raise
+
+    async def _stop(self, key: Key, machine: Machine) -> None:
+        """Have a machine stand still: under runsc it ends when its memory is written, under runc it is frozen."""
+        await asyncio.to_thread(self._check_room, machine)
+        await asyncio.to_thread(self.snapshots.begin, key)
+        if machine.isolation == "runc":
+            await self.machines.freeze(machine.id)
+            return
+        try:
+            await self.machines.write_memory(machine, self.snapshots.memory(key), self.snapshots.mark(key))
+        except (RuntimeFailed, TimeoutError):
+            if self.machines.alive(machine):
+                raise
+            _log.exception("machine %s has died while its memory was written", machine.id)
+
+    def _check_room(self, machine: Machine) -> None:
+        memory = self.machines.usage(machine.id).memory_bytes if machine.isolation == "runsc" else 0
+        if (free := self.free_bytes()) < memory + _SPARE_BYTES:
+            raise NoSpace(f"The node's disks have {free >> 20} MiB left, too little to keep this machine")
+
+    async def _take(self, subject: Subject, began: float) -> Snapshot:
+        key, machine = subject.key, subject.record
+        if subject.isolation == "runsc":
+            await self.machines.stop(subject.machine)
+        if not self.snapshots.begun(key):
+            await asyncio.to_thread(self.snapshots.begin, key)
+        can = self.isolations.get(subject.isolation)
+        memory_wanted = subject.isolation == "runsc" and can is not None and can.pause_keeps == "memory"
+        memory = memory_wanted and await asyncio.to_thread(self.snapshots.written, key, boot_id())
+        summing = self.snapshots.sum_memory if memory else self._without_memory
+        sums, disk_bytes = await asyncio.gather(
+            asyncio.to_thread(summing, key), asyncio.to_thread(self.snapshots.take_disk, key, subject.machine)
+        )
+        snapshot = Snapshot(
+            sandbox=key.sandbox,
+            epoch=key.epoch,
+            role=key.role,
+            isolation=subject.isolation,
+            image=subject.image,
+            digest=subject.digests["image"],
+            keeps="memory" if memory else "files",
+            lost=_MEMORY_LOST if memory_wanted and not memory else None,
+            bytes=disk_bytes + sum(one.bytes for one in sums.values()),
+            taken_at=self.now(),
+            stood_ms=int((time.perf_counter() - began) * 1000),
+        )
+        manifest = Manifest(
+            snapshot=snapshot,
+            guest=subject.digests["guest"],
+            runtime=subject.digests["runtime"],
+            processor=await asyncio.to_thread(processor_features),
+            born_as=machine.born_as if machine is not None else subject.machine,
+            secret=subject.secret,
+            memory=sums,
+        )
+        await asyncio.to_thread(self.snapshots.seal, key, manifest)
+        return snapshot
+
+    def _without_memory(self, key: Key) -> dict[str, FileSum]:
+        self.snapshots.drop_memory(key)
+        return {}
+
+    def kept(self) -> tuple[Snapshot, ...]:
+        """See `layer.Keeper.kept`."""
+        return tuple(manifest.snapshot for manifest in self.snapshots.all())
+
+    def find(self, key: Key) -> Snapshot | None:
+        """See `layer.Keeper.find`."""
+        with _unfit():
+            manifest = self.snapshots.read(key)
+        return None if manifest is None else manifest.snapshot
+
+    async def revive(self, key: Key) -> Revival:
+        """See `layer.Keeper.revive`."""
+        with _unfit():
+            return await asyncio.to_thread(self._revive, key)
+
+    def _revive(self, key: Key) -> Revival:
+        manifest = self.snapshots.read(key)
+        if manifest is None:
+            raise Damaged("it is not there")
+        kept = manifest.snapshot
+        image = Image(kept.image, kept.digest, self.images / kept.digest)
+        runtime = f"{kept.isolation} {self.isolations[kept.isolation].version}"
+        memory = self._memory(key, manifest, runtime) if kept.keeps == "memory" else None
+        if not image.root.is_dir():
+            raise Damaged(f"its image {kept.digest} is gone")
+        self.snapshots.verify(key, manifest)
+        return Revival(
+            image=image,
+            digests={
+                "image": kept.digest,
+                "guest": manifest.guest if memory else self.guest_digest,
+                "runtime": runtime,
+            },
+            origin=Origin(self.snapshots.disk(key), memory),
+        )
+
+    def _memory(self, key: Key, manifest: Manifest, runtime: str) -> MemoryImage:
+        if manifest.runtime != runtime:
+            raise Damaged(f"its memory is of {manifest.runtime}, and this node has {runtime}")
+        if missing := set(manifest.processor) - set(processor_features()):
+            raise Damaged(f"its memory is of a processor that can {', '.join(sorted(missing)[:5])}, this one cannot")
+        if not (self.guests / manifest.guest).is_dir():
+            raise Damaged(f"its guest {manifest.guest} is gone")
+        return MemoryImage(
+            directory=self.snapshots.memory(key),
+            guest=self.guests / manifest.guest,
+            born_as=manifest.born_as,
+            epoch=key.epoch,
+            secret=manifest.secret,
+        )
+
+    async def discard(self, sandbox: str, through: int) -> int:
+        """See `layer.Keeper.discard`."""
+        return await asyncio.to_thread(self.snapshots.discard, sandbox, through)
+
+    async def clear(self, pausing: Collection[Key]) -> int:
+        """See `layer.Keeper.clear`."""
+        return await asyncio.to_thread(self.snapshots.clear, pausing)
+
+
+def processor_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """What this host's processors can, as the kernel names it."""
+    for line in cpuinfo.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return tuple(sorted(value.split()))
+    return ()
+
+
+@contextlib.contextmanager
+def _failing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except MachineFailed:
+        raise
+    except (Damaged, RuntimeFailed, OSError, TimeoutError) as error:
+        raise MachineFailed(f"{what}: {error or type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def _unfit() -> Iterator[None]:
+    try:
+        yield
+    except (Damaged, OSError) as error:
+        raise Unfit(f"The snapshot cannot be gone on from: {error}") from error

@@ -1,0 +1,218 @@
+"""Snapshots on disk: directories of the pool, each of them whole once its manifest is there, and verified by it."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from boxkeep_server.model.ids import is_id
+from boxkeep_server.model.node_api import Id, Snapshot
+from boxkeep_server.node import durable
+from boxkeep_server.node.disks import Disks
+from boxkeep_server.node.keys import Key
+
+_log = logging.getLogger(__name__)
+
+_MANIFEST: Final = "manifest.json"
+_DISK: Final = "disk"
+_MEMORY: Final = "memory"
+_MARK: Final = "written"
+_BLOCK: Final = 8 << 20
+
+
+class Damaged(Exception):
+    """A snapshot is not what its manifest says; the sentence says where."""
+
+
+class FileSum(BaseModel):
+    """A file's size, and the SHA-256 of each block of 8 MiB."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bytes: int
+    blocks: tuple[str, ...]
+
+
+class Manifest(BaseModel):
+    """All that is known of a snapshot. `guest`, `runtime` and `processor` (its features) are those that its memory was
+    made over; `born_as` and `secret` open the guest in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    snapshot: Snapshot
+    guest: str
+    runtime: str
+    processor: tuple[str, ...]
+    born_as: Id
+    secret: str = Field(repr=False)
+    memory: dict[str, FileSum]
+
+
+class Snapshots:
+    """The snapshots of one node. Every call is blocking; those for one key must not overlap."""
+
+    def __init__(self, disks: Disks) -> None:
+        self._disks = disks
+        self._root = disks.snapshots
+
+    def disk(self, key: Key) -> Path:
+        """Where a snapshot's disk is."""
+        return self._path(key) / _DISK
+
+    def memory(self, key: Key) -> Path:
+        """The directory of a snapshot's memory."""
+        return self._path(key) / _MEMORY
+
+    def mark(self, key: Key) -> Path:
+        """The file that says that all of the memory has been written."""
+        return self._path(key) / _MARK
+
+    def read(self, key: Key) -> Manifest | None:
+        """The manifest of a snapshot; None when there is no whole one.
+
+        Raises:
+            Damaged: it cannot be understood.
+        """
+        try:
+            return Manifest.model_validate_json((self._path(key) / _MANIFEST).read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise Damaged(f"its manifest cannot be understood ({error.error_count()} faults)") from error
+
+    def all(self) -> list[Manifest]:
+        """Every snapshot that is whole."""
+        return [manifest for key, _ in self._directories() if (manifest := self._readable(key)) is not None]
+
+    def begin(self, key: Key) -> None:
+        """An empty place for a snapshot; what was left of an unfinished one is removed."""
+        path = self._path(key)
+        self._remove(path)
+        (path / _MEMORY).mkdir(mode=0o700, parents=True)
+
+    def begun(self, key: Key) -> bool:
+        """Whether there is anything of a snapshot."""
+        return (self._path(key) / _MEMORY).is_dir()
+
+    def written(self, key: Key, word: str) -> bool:
+        """Whether all of the memory was written, with that word as its mark."""
+        try:
+            return self.mark(key).read_text() == word
+        except FileNotFoundError:
+            return False
+
+    def take_disk(self, key: Key, machine: str) -> int:
+        """Keep the disk of a machine that stands still, on the device; how many bytes it refers to."""
+        path = self._path(key)
+        self._disks.forget(path, _DISK)
+        self._disks.keep(machine, path, _DISK)
+        return self._disks.referenced(path / _DISK)
+
+    def sum_memory(self, key: Key) -> dict[str, FileSum]:
+        """The sums of the files of memory, all of them on the device."""
+        paths = sorted(self.memory(key).iterdir())
+        for path in paths:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        durable.flush_directory(self.memory(key))
+        return _sums(paths)
+
+    def drop_memory(self, key: Key) -> None:
+        """Have no memory in a snapshot that has none to be trusted."""
+        shutil.rmtree(self.memory(key))
+        self.memory(key).mkdir(mode=0o700)
+
+    def seal(self, key: Key, manifest: Manifest) -> None:
+        """Make a snapshot whole; it is on the device when this returns."""
+        path = self._path(key)
+        durable.create(path / _MANIFEST, manifest.model_dump_json().encode())
+        durable.flush_directory(self._root)
+
+    def verify(self, key: Key, manifest: Manifest) -> None:
+        """Hold a snapshot against its manifest.
+
+        Raises:
+            Damaged
+        """
+        if not (self.disk(key) / "upper").is_dir():
+            raise Damaged("its disk is gone")
+        paths = sorted(self.memory(key).iterdir()) if manifest.memory else []
+        if {path.name for path in paths} != set(manifest.memory):
+            raise Damaged("files of its memory are missing or too many")
+        for name, found in _sums(paths).items():
+            if found != manifest.memory[name]:
+                raise Damaged(f"the file {name} of its memory is not what was written")
+
+    def discard(self, sandbox: str, through: int) -> int:
+        """Remove every snapshot of a sandbox up to an epoch; how many. May be repeated."""
+        old = [path for key, path in self._directories() if key.sandbox == sandbox and key.epoch <= through]
+        for path in old:
+            self._remove(path)
+        return len(old)
+
+    def clear(self, but: Collection[Key]) -> int:
+        """Remove what is not whole, but for those keys; how many."""
+        halves = [path for key, path in self._directories() if key not in but and not (path / _MANIFEST).exists()]
+        for path in halves:
+            self._remove(path)
+        return len(halves)
+
+    def digests(self) -> set[str]:
+        """The images that snapshots were made over."""
+        return {manifest.snapshot.digest for manifest in self.all()}
+
+    def _path(self, key: Key) -> Path:
+        if not is_id(key.sandbox):
+            raise ValueError(f"not a sandbox id: {key.sandbox!r}")
+        return self._root / f"{key.sandbox}-{key.epoch}-{key.role}"
+
+    def _directories(self) -> Iterator[tuple[Key, Path]]:
+        for path in sorted(self._root.iterdir()):
+            sandbox, _, rest = path.name.partition("-")
+            epoch, _, role = rest.partition("-")
+            if is_id(sandbox) and epoch.isdecimal() and role == "main":
+                yield Key(sandbox, int(epoch), "main"), path
+
+    def _readable(self, key: Key) -> Manifest | None:
+        try:
+            return self.read(key)
+        except Damaged as error:
+            _log.warning("the snapshot of sandbox %s, epoch %d: %s", key.sandbox, key.epoch, error)
+            return None
+
+    def _remove(self, path: Path) -> None:
+        """The manifest first: what is half removed is never taken for whole."""
+        with contextlib.suppress(FileNotFoundError):
+            (path / _MANIFEST).unlink()
+            durable.flush_directory(path)
+        self._disks.forget(path, _DISK)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path)
+
+
+def _sums(paths: Collection[Path]) -> dict[str, FileSum]:
+    """By file name; blocks are read on as many threads as there are processors."""
+    found = {}
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        for path in paths:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                size = os.fstat(descriptor).st_size
+                blocks = threads.map(partial(_sum_of_block, descriptor), range(0, size, _BLOCK))
+                found[path.name] = FileSum(bytes=size, blocks=tuple(blocks))
+            finally:
+                os.close(descriptor)
+    return found
+
+
+def _sum_of_block(descriptor: int, at: int) -> str:
+    return hashlib.sha256(os.pread(descriptor, _BLOCK, at)).hexdigest()
