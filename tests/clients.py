@@ -151,6 +151,16 @@ class Sandbox:
         stdout: str = answer["stdout"]
         return stdout
 
+    def pause(self, **query: Any) -> dict[str, Any]:
+        """The sandbox once it is paused, or as it is instead."""
+        self.api.call("POST", "/pause", params={"wait": "paused", **query}, json={"id": self.id})
+        return self.api.get(self.id)
+
+    def resume(self) -> dict[str, Any]:
+        """The sandbox once it is ready again, or as it is instead."""
+        self.api.call("POST", "/resume", params={"wait": "ready"}, json={"id": self.id})
+        return self.api.get(self.id)
+
     def background(self, line: str, **more: Any) -> str:
         """The id of a command started in the background."""
         process: str = self.exec(line, background=True, **more)["processId"]

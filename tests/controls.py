@@ -7,11 +7,15 @@ from pathlib import Path
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.fleet import Fleet
 from boxkeep_server.control.keys import Caller, Keys
+from boxkeep_server.control.pausing import Pausing
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile.collect import Collect
-from boxkeep_server.control.reconcile.expire import Expire
+from boxkeep_server.control.reconcile.discard import Discard
+from boxkeep_server.control.reconcile.expire import Expire, OnExpiry
 from boxkeep_server.control.reconcile.extend import Extend
+from boxkeep_server.control.reconcile.idle import Idle
 from boxkeep_server.control.reconcile.observe import Observe
+from boxkeep_server.control.reconcile.pause import Pause
 from boxkeep_server.control.reconcile.place import Place
 from boxkeep_server.control.reconcile.release import Release
 from boxkeep_server.control.sandboxes import Sandboxes
@@ -25,7 +29,9 @@ from tests.engines import Clock, MemoryEngine
 class Rig:
     """Use cases and reconcilers; a second one over the same store and engine is the process after a crash."""
 
-    def __init__(self, database: Database, engine: MemoryEngine, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, engine: MemoryEngine, clock: Clock, at_hours_limit: OnExpiry = "end"
+    ) -> None:
         self.database, self.engine, self.clock = database, engine, clock
         self.changes = Changes()
         steps = Steps(database, self.changes, clock)
@@ -36,17 +42,24 @@ class Rig:
         self.reacher = reacher = Reacher(self.sandboxes, engine, GuestPool())
         self.place = Place(database, steps, engine, reacher, seal, self.fleet, no_room_wait_ms=60_000)
         self.release = Release(database, steps, engine, reacher)
-        self.expire = Expire(database, steps)
+        self.pausing = Pausing(database, steps, self.sandboxes)
+        self.pause = Pause(database, steps, engine, reacher)
+        self.discard = Discard(database, engine)
+        self.expire = Expire(database, steps, self.pausing, at_hours_limit=at_hours_limit)
+        self.busy: set[str] = set()
+        self.used: dict[str, int] = {}
+        self.idle = Idle(database, steps, self.pausing, busy=self.busy.__contains__, used_at=self.used.get)
         self.observe = Observe(database, steps, engine, self.fleet)
         self.extend = Extend(database, steps, engine)
         self.collect = Collect(database, steps, ended_kept_ms=1000, answers_kept_ms=1000, deliveries_kept_ms=1000)
 
     async def round(self) -> None:
         """Every reconciler once, and what they started to its end."""
-        for one in (self.observe, self.expire, self.extend, self.place, self.release):
+        works = (self.observe, self.expire, self.idle, self.extend, self.pause, self.place, self.release, self.discard)
+        for one in works:
             await one.run_once()
-            await self.place.crowd.settled()
-            await self.release.crowd.settled()
+            for crowd in (self.pause.crowd, self.place.crowd, self.release.crowd):
+                await crowd.settled()
 
     async def caller(self, organisation: str = "one", plan: str = "unlimited") -> Caller:
         """A caller of an organisation on a plan."""

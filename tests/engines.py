@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from boxkeep_server.engine.interface import (
     AlreadyReleased,
+    MachineGone,
     NodeAway,
     NoRoom,
+    NotPaused,
     PlacementFailed,
     PlacementLate,
+    SnapshotUnfit,
     Unsupported,
 )
 from boxkeep_server.model.ids import new_id
@@ -23,6 +26,7 @@ from boxkeep_server.model.node_api import (
     Leaks,
     NodeFacts,
     Release,
+    Snapshot,
 )
 
 IMAGES = ("bun", "python", "base")
@@ -38,6 +42,8 @@ class MemoryEngine:
         self.machines: dict[tuple[str, int], Claim] = {}
         self.released: set[tuple[str, int]] = set()
         self.made = 0
+        self.kept: dict[tuple[str, int], Snapshot] = {}
+        self.pause_fails: NotPaused | None = None
         self.wishes: list[ClaimWish] = []
 
     @property
@@ -53,6 +59,8 @@ class MemoryEngine:
             raise AlreadyReleased("a later epoch is bound")
         if wish.image not in IMAGES:
             raise Unsupported("no such image")
+        if wish.resume is not None and (wish.sandbox, wish.resume) not in self.kept:
+            raise SnapshotUnfit("there is no such snapshot")
         if key not in self.machines:
             if self.used >= self.slots:
                 raise NoRoom("full")
@@ -82,6 +90,37 @@ class MemoryEngine:
         self.released.add((sandbox, epoch))
         return Release()
 
+    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool) -> Snapshot:
+        key = (sandbox, epoch)
+        if key in self.kept:
+            return self.kept[key]
+        claim = self.machines.get(key)
+        if claim is None or claim.state is ClaimState.DEAD:
+            raise MachineGone("there is none")
+        if self.pause_fails is not None and (if_idle or not self.pause_fails.busy):
+            raise self.pause_fails
+        self.kept[key] = Snapshot(
+            sandbox=sandbox,
+            epoch=epoch,
+            role="main",
+            isolation=claim.isolation,
+            image=claim.image,
+            digest="d",
+            keeps="memory" if claim.isolation == "runsc" else "files",
+            bytes=1 << 30,
+            taken_at=self.now_ms(),
+            stood_ms=1,
+        )
+        await self.release(node, sandbox, epoch)
+        return self.kept[key]
+
+    async def snapshots(self) -> dict[str, Sequence[Snapshot]]:
+        return {self.node_id: tuple(self.kept.values())}
+
+    async def discard(self, node: str, sandbox: str, through: int) -> None:
+        for key in [key for key in self.kept if key[0] == sandbox and key[1] <= through]:
+            del self.kept[key]
+
     async def claim(self, node: str, sandbox: str, epoch: int) -> Claim | None:
         return self.machines.get((sandbox, epoch))
 
@@ -100,7 +139,10 @@ class MemoryEngine:
                 boot_id="b",
                 region="loc",
                 version="0",
-                isolations={"runc": IsolationFacts(version="1", pause_keeps="files")},
+                isolations={
+                    "runc": IsolationFacts(version="1", pause_keeps="files"),
+                    "runsc": IsolationFacts(version="1", pause_keeps="memory"),
+                },
                 default_isolation="runc",
                 images=dict.fromkeys(IMAGES, "d"),
                 slots=self.slots,
@@ -164,6 +206,12 @@ class AnswersLost(MemoryEngine):
         released = await super().release(node, sandbox, epoch)
         self._maybe_lose()
         return released
+
+    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool) -> Snapshot:
+        if (sandbox, epoch) not in self.kept:
+            await super().pause(node, sandbox, epoch, if_idle=if_idle)
+        self._maybe_lose()
+        return self.kept[sandbox, epoch]
 
 
 @dataclasses.dataclass

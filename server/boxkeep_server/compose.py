@@ -21,22 +21,27 @@ from boxkeep_server.control.fleet import Fleet
 from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Keys
 from boxkeep_server.control.liveness import Liveness
+from boxkeep_server.control.pausing import Pausing
 from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.rates import Rates
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile import runner
 from boxkeep_server.control.reconcile.collect import Collect
+from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.reconcile.deliver import Deliver
+from boxkeep_server.control.reconcile.discard import Discard
 from boxkeep_server.control.reconcile.expire import Expire
 from boxkeep_server.control.reconcile.extend import Extend
+from boxkeep_server.control.reconcile.idle import Idle
 from boxkeep_server.control.reconcile.observe import Observe
+from boxkeep_server.control.reconcile.pause import Pause
 from boxkeep_server.control.reconcile.place import Place
 from boxkeep_server.control.reconcile.release import Release
 from boxkeep_server.control.reconcile.runner import Round
 from boxkeep_server.control.record import Recorder
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.settle import Settler
-from boxkeep_server.control.steps import ANY, EXTEND, OBSERVE, PLACE, RELEASE, Steps
+from boxkeep_server.control.steps import ANY, DISCARD, EXTEND, OBSERVE, PAUSE, PLACE, RELEASE, Steps
 from boxkeep_server.control.terminals import Terminals
 from boxkeep_server.control.visits import Visits
 from boxkeep_server.control.webhooks import DELIVER, Webhooks
@@ -86,9 +91,7 @@ class Control:
     sandboxes: Sandboxes
     rounds: Sequence[Round]
     changes: Changes
-    place: Place
-    release: Release
-    deliver: Deliver
+    crowds: Sequence[Crowd]
     engine: Engine
     recorder: Recorder
     settler: Settler
@@ -103,9 +106,12 @@ class Control:
                 for part in (self.recorder, self.settler, self.liveness):
                     tasks.create_task(part.run())
         finally:
-            await self.place.crowd.close()
-            await self.release.crowd.close()
-            await self.deliver.crowd.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """Cancel what reconcilers have under way."""
+        for crowd in self.crowds:
+            await crowd.close()
 
     def rounds_of(self, *names: str) -> Sequence[Round]:
         """The reconcilers of these names."""
@@ -130,6 +136,8 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     observe = Observe(database, steps, engine, fleet)
     sandboxes = Sandboxes(database, steps, changes, seal, fleet.isolations)
     reacher = Reacher(sandboxes, engine, guests)
+    pausing = Pausing(database, steps, sandboxes)
+    pause = Pause(database, steps, engine, reacher)
     place = Place(database, steps, engine, reacher, seal, fleet, no_room_wait_ms=settings.control.no_room_wait_ms)
     release = Release(database, steps, engine, reacher)
     reach = Reach(map(str, settings.control.webhook_networks))
@@ -140,25 +148,37 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         "deliveries_kept_ms": settings.control.deliveries_kept_days * 24 * HOUR_MS,
         "answers_kept_ms": settings.control.idempotency_kept_hours * HOUR_MS,
     }
+    rows = CommandRows(database)
+    liveness = Liveness(sandboxes.states, partial(_any_change, changes))
+    visits = Visits(reacher, guests, liveness, now_ms, pausing.awake)
+    recorder = Recorder(rows.write)
+    settler = Settler(visits=visits, rows=rows, recorder=recorder, oom_kills=reacher.oom_kills, now_ms=now_ms)
+    expire = Expire(database, steps, pausing, at_hours_limit=settings.control.at_hours_limit)
+    idle = Idle(
+        database,
+        steps,
+        pausing,
+        busy=lambda sandbox: settler.attends(sandbox) or liveness.waited_for(sandbox),
+        used_at=visits.used_at,
+    )
     rounds = (
         Round("place", place.run_once, 0.5, (PLACE,)),
         Round("release", release.run_once, 1.0, (RELEASE,)),
-        Round("expire", Expire(database, steps).run_once, 0.5),
+        Round("pause", pause.run_once, 1.0, (PAUSE,)),
+        Round("expire", expire.run_once, 0.5),
+        Round("idle", idle.run_once, 1.0),
+        Round("discard", Discard(database, engine).run_once, 30.0, (DISCARD,)),
         Round("observe", observe.run_once, 2.0, (OBSERVE,)),
         Round("extend", Extend(database, steps, engine).run_once, 2.0, (EXTEND,)),
         Round("deliver", deliver.run_once, 0.25, (DELIVER,)),
         Round("collect", Collect(database, steps, **keeping).run_once, 60.0),
     )
-    rows = CommandRows(database)
-    liveness = Liveness(sandboxes.states, partial(_any_change, changes))
-    visits = Visits(reacher, guests, liveness)
-    recorder = Recorder(rows.write)
-    settler = Settler(visits=visits, rows=rows, recorder=recorder, oom_kills=reacher.oom_kills, now_ms=now_ms)
     parts = Parts(
         keys=Keys(database, now_ms, monotonic_ms),
         rates=Rates(time.monotonic, limited=settings.control.rate_limits),
         idempotency=Idempotency(database, now_ms, settings.control.idempotency_kept_hours * HOUR_MS),
         sandboxes=sandboxes,
+        pausing=pausing,
         commands=Commands(visits=visits, recorder=recorder, settler=settler, new_id=new_id, now_ms=now_ms),
         processes=Processes(visits=visits, rows=rows, settler=settler, now_ms=now_ms),
         files=Files(visits),
@@ -173,9 +193,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         sandboxes=sandboxes,
         rounds=rounds,
         changes=changes,
-        place=place,
-        release=release,
-        deliver=deliver,
+        crowds=(place.crowd, pause.crowd, release.crowd, deliver.crowd),
         engine=engine,
         recorder=recorder,
         settler=settler,
@@ -233,7 +251,7 @@ async def end_all(settings: Settings) -> Sequence[str]:
             done = await control.sandboxes.end_all(Reason.OPERATOR_SHUTDOWN, END_WITHIN_S)
         finally:
             await _stopped(release)
-            await control.release.crowd.close()
+            await control.close()
     if done.left:
         raise TimedOut(f"{len(done.left)} sandboxes were not ended within {END_WITHIN_S} s")
     return done.ended

@@ -38,6 +38,12 @@ class ControlSettings(Section):
     idempotency_kept_hours: Annotated[
         int, Field(ge=1, description="How long the answer to an Idempotency-Key is kept, in hours.")
     ] = 24
+    at_hours_limit: Annotated[
+        Literal["pause", "end"],
+        Field(
+            description="What becomes of running sandboxes when their organisation's hours of the month are used up."
+        ),
+    ] = "pause"
     webhook_networks: Annotated[
         tuple[IPvAnyNetwork, ...],
         Field(description="Networks that webhooks may reach besides the public internet, such as `10.1.2.0/24`."),

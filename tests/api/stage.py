@@ -16,6 +16,7 @@ from boxkeep_server.control.files import Files
 from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Keys
 from boxkeep_server.control.liveness import Liveness
+from boxkeep_server.control.pausing import Pausing
 from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.rates import Rates
 from boxkeep_server.control.reach import Reacher
@@ -121,7 +122,8 @@ class Stage:
         self.rows = CommandRows(database)
         self.recorder = Recorder(self.rows.write)
         liveness = Liveness(self.sandboxes.states, self._changed)
-        visits = self.visits = Visits(self.reacher, pool, liveness)
+        self.pausing = Pausing(database, self.steps, self.sandboxes)
+        visits = self.visits = Visits(self.reacher, pool, liveness, self.clock, self.pausing.awake)
         self.settler = Settler(
             visits=visits,
             rows=self.rows,
@@ -136,6 +138,7 @@ class Stage:
             rates=Rates(time.monotonic, limited=rates is not None, rates=rates or RATES),
             idempotency=Idempotency(database, self.clock, 86_400_000),
             sandboxes=self.sandboxes,
+            pausing=self.pausing,
             commands=Commands(
                 visits=visits, recorder=self.recorder, settler=self.settler, new_id=new_id, now_ms=self.clock
             ),

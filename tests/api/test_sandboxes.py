@@ -256,11 +256,37 @@ async def test_unknown_paths_and_methods_have_the_same_shape(api: httpx.AsyncCli
     assert (response.status_code, response.headers["allow"]) == (405, "POST, GET, DELETE, PATCH")
 
 
+async def test_pausing_and_resuming_are_asked_for_and_answered_as_the_state_is(
+    api: httpx.AsyncClient, stranger: httpx.AsyncClient, box: str
+) -> None:
+    assert (await stranger.post(f"{PATH}/pause", json={"id": box})).status_code == 404
+    resumed = (await api.post(f"{PATH}/resume", json={"id": box})).json()
+    assert (resumed["id"], resumed["status"]) == (box, "ready")
+    for _ in range(2):
+        paused = (await api.post(f"{PATH}/pause", json={"id": box})).json()
+        assert (paused["id"], paused["status"]) == (box, "pausing")
+    response = await api.post(f"{PATH}/resume", json={"id": box})
+    assert (response.status_code, response.json()) == (409, {"error": "Sandbox is being paused"})
+    response = await api.post("/v1/sandboxes/exec", json={"id": box, "command": "true"})
+    assert (response.status_code, response.json()) == (409, {"error": "Sandbox is not ready"})
+    seen = (await api.get(PATH, params={"id": box})).json()
+    assert (seen["status"], seen["pauseDurability"], seen["reason"]) == ("pausing", None, "user_request")
+
+
+@pytest.mark.parametrize(
+    "lifecycle",
+    [{"onExpiry": "sleep"}, {"idlePauseMs": 999}, {"idlePauseMs": True}, {"autoResume": 1}, {"onexpiry": 1}],
+)
+async def test_a_lifecycle_is_checked_and_shown(api: httpx.AsyncClient, lifecycle: dict[str, object]) -> None:
+    assert (await api.post(PATH, json={"lifecycle": lifecycle})).status_code == 400
+    wish = {"onExpiry": "pause", "idlePauseMs": 60_000, "autoResume": True}
+    made = (await api.post(PATH, json={"lifecycle": wish})).json()
+    assert (await api.get(PATH, params={"id": made["id"]})).json()["lifecycle"] == wish
+
+
 async def test_what_is_not_built_says_so_after_its_fields_are_checked(
     api: httpx.AsyncClient, stranger: httpx.AsyncClient, box: str
 ) -> None:
-    assert (await api.post(f"{PATH}/pause", json={"id": box})).status_code == 501
-    assert (await api.post(f"{PATH}/pause", json={"id": new_id()})).status_code == 404
     assert (await api.post(f"{PATH}/handoff", json={"id": box, "reason": "boredom"})).status_code == 400
     response = await api.get(f"{PATH}/checkpoints", params={"id": box})
     assert (response.status_code, response.json()) == (

@@ -20,7 +20,7 @@ from boxkeep_server.model.events import EventType
 from boxkeep_server.model.hours import Span, month_of, used
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.plans import Plan
-from boxkeep_server.model.sandboxes import NetworkPolicy, Sandbox
+from boxkeep_server.model.sandboxes import Lifecycle, NetworkPolicy, Sandbox
 from boxkeep_server.model.statuses import STEPS, IllegalStep, Status
 from boxkeep_server.store import organisations, running, sandboxes, schema, selections
 from boxkeep_server.store.database import Database
@@ -67,6 +67,7 @@ def queued(organisation: str, **fields: Any) -> Sandbox:
         "queued_at": NOW,
         "billed_ms": 0,
         "created_by": new_id(),
+        "lifecycle": Lifecycle("pause", 5000, True),
     }
     absent = {name: None for name in Sandbox.__slots__ if name not in values}
     return Sandbox(**{**absent, **values, **fields})
@@ -160,6 +161,7 @@ async def test_the_schema_takes_the_steps_of_the_table_alone(database: Database,
             "ended_at": NOW if over else None,
             "released": over,
             "ready_at": NOW,
+            "kept_epoch": 1 if after is Status.PAUSED else None,
             "expires_at": NOW if after is Status.READY else None,
         }
         refused = await refuses(database, await added(database, organisation), change)

@@ -83,7 +83,7 @@ class Sandboxes:
                 made = await sandboxes.get(connection, sandbox_id)
                 if made is not None and made.organisation == caller.organisation:
                     return made
-            await self._check_limits(connection, caller.organisation, plan)
+            await self.check_limits(connection, caller.organisation, plan)
             await sandboxes.add(connection, new, sealed, caller.key_id)
         self._steps.tell(new, PLACE)
         return new
@@ -126,9 +126,15 @@ class Sandboxes:
             billed_ms=0,
             reason=None,
             created_by=caller.key_id,
+            lifecycle=wish.lifecycle,
         )
 
-    async def _check_limits(self, connection: Any, organisation: str, plan: Plan) -> None:
+    async def check_limits(self, connection: Any, organisation: str, plan: Plan) -> None:
+        """Whether an organisation, whose row is locked, may have one more that counts.
+
+        Raises:
+            LimitReached
+        """
         if plan.concurrent is not None and await sandboxes.counted(connection, organisation) >= plan.concurrent:
             raise LimitReached("Concurrent sandbox limit reached")
         now = self._steps.now_ms()
@@ -216,6 +222,7 @@ class Sandboxes:
             if before.status is Status.ENDING or before.status in OVER:
                 raise Conflict("Sandbox has ended")
             changes["max_duration_ms"] = checked_duration(given["max_duration_ms"], caller.plan)
+            changes["remaining_ms"] = None
             if before.status is Status.READY:
                 changes["expires_at"] = self._steps.now_ms() + changes["max_duration_ms"]
         if not changes:
@@ -264,8 +271,11 @@ class Sandboxes:
                     alive = await selections.in_status(connection, *HAS_OR_AWAITS_A_MACHINE)
                     waiting = await selections.unreleased(connection, _AT_ONCE)
                 for sandbox in alive:
-                    await self.end_for(sandbox.id, reason, OPERATOR)
-                    ended.append(sandbox.id)
+                    if sandbox.kept_epoch is not None:  # on its way back: what is kept of it stays
+                        await self._steps.step(sandbox, Status.PAUSED, actor=OPERATOR, reason=reason)
+                    else:
+                        await self.end_for(sandbox.id, reason, OPERATOR)
+                        ended.append(sandbox.id)
                 left_s = until - asyncio.get_running_loop().time()
                 if left_s <= 0 or not (alive or waiting):
                     return Shutdown(ended, [sandbox.id for sandbox in (*alive, *waiting)])

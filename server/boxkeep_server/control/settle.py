@@ -12,7 +12,7 @@ from boxkeep_server.control.liveness import SandboxGone
 from boxkeep_server.control.record import Recorder
 from boxkeep_server.control.visits import Visit, Visits
 from boxkeep_server.model.commands import Command, Outcome
-from boxkeep_server.model.errors import BoxkeepError, NotFound, NotReady, SandboxFault, Unavailable
+from boxkeep_server.model.errors import BoxkeepError, Conflict, NotFound, NotReady, SandboxFault, Unavailable
 from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.statuses import OVER, Status
 from boxkeep_server.store.commands import CommandRows, Ending
@@ -23,6 +23,17 @@ BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 TAILS_WITHIN_S = 3.0
 TAILS_EVERY_S = 0.05
 YOUNG_MS = 10_000
+
+
+class PausedMeanwhile(Conflict):
+    """The sandbox was paused while somebody waited for a command, which goes on when the sandbox does."""
+
+    def __init__(self, command: Command) -> None:
+        super().__init__(
+            "Sandbox was paused while the command ran; it goes on when the sandbox is resumed",
+            code="SANDBOX_PAUSED",
+            processId=command.id,
+        )
 
 
 class Settler:
@@ -98,20 +109,27 @@ class Settler:
 
     async def settle_gone(self, command: Command) -> Command:
         """How a command ended whose sandbox ended under it: as the sandbox's release writes it, with the last of its
-        output, or without that where it is slow.
+        output, or without that where it is slow; or as a pause that keeps files alone writes it.
 
         Raises:
+            PausedMeanwhile: the command goes on with its sandbox.
             Unavailable: the store did not take it.
         """
         await self._recorder.written(command.id)
-        for _ in range(int(self._tails_within_s / TAILS_EVERY_S)):
+        clock = asyncio.get_running_loop().time
+        until = clock() + self._tails_within_s
+        while True:
+            sandbox = await self._visits.state(command.sandbox)
             row = await self._rows.get(command.id)
             if row is not None and row.outcome is not None:
                 self._drop(command)
                 return row
+            over = sandbox is None or sandbox.status is Status.ENDING or sandbox.status in OVER
+            if over and clock() >= until:
+                return await self._close(command, ending_with(command, sandbox, self._now_ms()))
+            if sandbox is not None and not over and sandbox.status is not Status.PAUSING:
+                raise PausedMeanwhile(command)
             await asyncio.sleep(TAILS_EVERY_S)
-        sandbox = await self._visits.state(command.sandbox)
-        return await self._close(command, ending_with(command, sandbox, self._now_ms()))
 
     async def until_finished(self, visit: Visit, command: Command, within_ms: int | None = None) -> Process:
         """Wait in the guest until a command has finished, or as it is when the time is up.

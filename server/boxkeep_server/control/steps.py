@@ -11,6 +11,8 @@ from boxkeep_server.store import sandboxes
 from boxkeep_server.store.database import Database
 
 PLACE: Final = "reconcile:place"
+PAUSE: Final = "reconcile:pause"
+DISCARD: Final = "reconcile:discard"
 RELEASE: Final = "reconcile:release"
 OBSERVE: Final = "reconcile:observe"
 EXTEND: Final = "reconcile:extend"
@@ -18,6 +20,8 @@ ANY: Final = "any"
 SYSTEM: Final = "system"
 
 _WAKES: Final = {
+    Status.PAUSING: (PAUSE,),
+    Status.PAUSED: (PLACE,),
     Status.ENDING: (RELEASE,),
     Status.ENDED: (PLACE,),
     Status.FAILED: (RELEASE, PLACE),

@@ -1,6 +1,7 @@
 """The ways into a sandbox: calls to its guest, cut off when it ends, with the guest's faults in the model's words."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from boxkeep_server.model.errors import (
 from boxkeep_server.model.sandboxes import Sandbox
 
 LONGEST_MESSAGE = 500
+_REMEMBERED = 100_000
 
 REFUSALS: Mapping[str, Callable[[str], BoxkeepError]] = {
     "busy": lambda _: NotReady(),
@@ -196,12 +198,22 @@ def _read(frame: frames.Frame) -> Frame:
 
 
 class Visits:
-    """Opens ways into sandboxes."""
+    """Opens ways into sandboxes. `awake` gives a sandbox as it is, or resumed where it does that by itself."""
 
-    def __init__(self, ways: Ways, pool: GuestPool, liveness: Liveness) -> None:
+    def __init__(
+        self,
+        ways: Ways,
+        pool: GuestPool,
+        liveness: Liveness,
+        now_ms: Callable[[], int],
+        awake: Callable[[Caller, Sandbox], Awaitable[Sandbox]],
+    ) -> None:
         self._ways = ways
         self._pool = pool
         self._liveness = liveness
+        self._now_ms = now_ms
+        self._awake = awake
+        self._used_at: OrderedDict[str, int] = OrderedDict()
 
     async def begin(self, caller: Caller, sandbox_id: str) -> Visit:
         """A way into a caller's sandbox.
@@ -209,7 +221,19 @@ class Visits:
         Raises:
             SandboxNotFound, NotReady: there is none for this caller, or it takes no calls now.
         """
-        return await self._into(await self.owned(caller, sandbox_id))
+        sandbox = await self.owned(caller, sandbox_id)
+        if not sandbox.running:
+            sandbox = await self._awake(caller, sandbox)
+        if sandbox.lifecycle.idle_pause_ms is not None:
+            self._used_at[sandbox.id] = self._now_ms()
+            self._used_at.move_to_end(sandbox.id)
+            if len(self._used_at) > _REMEMBERED:
+                self._used_at.popitem(last=False)
+        return await self._into(sandbox)
+
+    def used_at(self, sandbox_id: str) -> int | None:
+        """When a caller last went into a sandbox that is paused when idle, epoch ms; None where that is not known."""
+        return self._used_at.get(sandbox_id)
 
     async def of(self, sandbox_id: str) -> Visit:
         """A way into a sandbox for our own purposes.

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from boxkeep_server.engine.interface import NodeAway
-from boxkeep_server.model.node_api import Claim, ClaimHint, ClaimWish, Leaks, NodeFacts, Release
+from boxkeep_server.model.node_api import Claim, ClaimHint, ClaimWish, Leaks, NodeFacts, Release, Snapshot
 
 
 class GoneEngine:
@@ -28,6 +28,17 @@ class GoneEngine:
     async def claims(self) -> dict[str, Sequence[Claim]]:
         """See `Engine.claims`."""
         raise NodeAway("the node was taken down")
+
+    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool) -> Snapshot:
+        """See `Engine.pause`."""
+        raise NodeAway("the node was taken down")
+
+    async def snapshots(self) -> dict[str, Sequence[Snapshot]]:
+        """See `Engine.snapshots`."""
+        raise NodeAway("the node was taken down")
+
+    async def discard(self, node: str, sandbox: str, through: int) -> None:
+        """See `Engine.discard`: what is left is collected once there is a node again."""
 
     async def nodes(self) -> Sequence[NodeFacts]:
         """See `Engine.nodes`."""

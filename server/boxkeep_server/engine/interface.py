@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from boxkeep_server.model.node_api import Claim, ClaimHint, ClaimWish, Leaks, NodeFacts, Release
+from boxkeep_server.model.node_api import Claim, ClaimHint, ClaimWish, Leaks, NodeFacts, Release, Snapshot
 
 
 class EngineError(Exception):
@@ -34,6 +34,23 @@ class PlacementFailed(EngineError):
     """A machine could not be made."""
 
 
+class SnapshotUnfit(EngineError):
+    """What was kept is damaged, or no machine can go on from it; it stays as it is."""
+
+
+class NotPaused(EngineError):
+    """A machine was not paused, and goes on. `busy`: it was to be only while nothing runs; `full`: there is no room."""
+
+    def __init__(self, sentence: str, *, busy: bool = False, full: bool = False) -> None:
+        super().__init__(sentence)
+        self.busy = busy
+        self.full = full
+
+
+class MachineGone(EngineError):
+    """There is no living machine that could be paused, and nothing is kept of it."""
+
+
 class Engine(Protocol):
     """Places sandboxes on nodes. Every call may be repeated with the same effect."""
 
@@ -41,7 +58,28 @@ class Engine(Protocol):
         """The node and the machine bound to this sandbox, epoch and role; the same one when asked again.
 
         Raises:
-            NodeAway, PlacementLate, NoRoom, Unsupported, AlreadyReleased, PlacementFailed
+            NodeAway, PlacementLate, NoRoom, Unsupported, AlreadyReleased, PlacementFailed, SnapshotUnfit
+        """
+
+    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool) -> Snapshot:
+        """Have a machine kept, durably, and then gone; the same snapshot when asked again.
+
+        Raises:
+            NodeAway, NotPaused, MachineGone
+        """
+
+    async def snapshots(self) -> dict[str, Sequence[Snapshot]]:
+        """Every snapshot of every node, by node.
+
+        Raises:
+            NodeAway
+        """
+
+    async def discard(self, node: str, sandbox: str, through: int) -> None:
+        """Have every snapshot of a sandbox up to that epoch gone.
+
+        Raises:
+            NodeAway
         """
 
     async def release(self, node: str | None, sandbox: str, epoch: int) -> Release:

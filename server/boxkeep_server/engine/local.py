@@ -5,13 +5,16 @@ from contextlib import contextmanager
 
 from boxkeep_server.engine.interface import (
     AlreadyReleased,
+    MachineGone,
     NodeAway,
     NoRoom,
+    NotPaused,
     PlacementFailed,
     PlacementLate,
+    SnapshotUnfit,
     Unsupported,
 )
-from boxkeep_server.model.node_api import Claim, ClaimHint, ClaimWish, Leaks, NodeFacts, Release
+from boxkeep_server.model.node_api import Claim, ClaimHint, ClaimWish, Leaks, NodeFacts, Release, Snapshot
 from boxkeep_server.nodes.client import NodeClient, NodeRefused, NodeUnreachable
 
 _REFUSALS = {
@@ -21,6 +24,7 @@ _REFUSALS = {
     "released": AlreadyReleased,
     "conflict": AlreadyReleased,
     "not_ready": PlacementLate,
+    "unfit": SnapshotUnfit,
 }
 
 
@@ -63,6 +67,28 @@ class LocalEngine:
         node = self._id or (await self.nodes())[0].node_id
         with _translated():
             return {node: await self._node.claims()}
+
+    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool) -> Snapshot:
+        """See `Engine.pause`."""
+        try:
+            return await self._node.pause(sandbox, epoch, if_idle=if_idle)
+        except NodeUnreachable as error:
+            raise NodeAway(str(error)) from error
+        except NodeRefused as error:
+            if error.code in ("not_found", "conflict", "unfit"):
+                raise MachineGone(str(error)) from error
+            raise NotPaused(str(error), busy=error.code == "busy", full=error.code == "no_space") from error
+
+    async def snapshots(self) -> dict[str, Sequence[Snapshot]]:
+        """See `Engine.snapshots`."""
+        node = self._id or (await self.nodes())[0].node_id
+        with _translated():
+            return {node: await self._node.snapshots()}
+
+    async def discard(self, node: str, sandbox: str, through: int) -> None:
+        """See `Engine.discard`."""
+        with _translated():
+            await self._node.discard(sandbox, through)
 
     async def nodes(self) -> Sequence[NodeFacts]:
         """See `Engine.nodes`."""

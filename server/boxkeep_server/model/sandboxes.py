@@ -30,6 +30,11 @@ class Reason(StrEnum):
     HOURS_LIMIT = "monthly_hours_limit"
     OPERATOR_SHUTDOWN = "operator_shutdown"
     UNSUPPORTED = "unsupported"
+    IDLE = "idle"
+    NO_SPACE = "no_space"
+    PAUSE_FAILED = "pause_failed"
+    MEMORY_LOST = "memory_lost"
+    SNAPSHOT_UNFIT = "snapshot_unfit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,16 @@ class NetworkPolicy:
 
     internet: bool = True
     allow: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """What a sandbox does by itself: at the end of its time, after `idle_pause_ms` in which nothing runs and nobody
+    calls, and when somebody calls while it is paused."""
+
+    on_expiry: Literal["end", "pause"] = "end"
+    idle_pause_ms: int | None = None
+    auto_resume: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +69,7 @@ class NewSandbox:
     metadata: Mapping[str, str] = field(default_factory=dict)
     isolation: Literal["runsc", "runc"] | None = None
     network: NetworkPolicy = NetworkPolicy()
+    lifecycle: Lifecycle = Lifecycle()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +78,9 @@ class Sandbox:
 
     `epoch` counts the bodies it has had: it is raised each time a machine is asked for. `node`, `isolation` and
     `pause_keeps` are those of the body it has or had last.
+
+    `kept_epoch` is the epoch of the snapshot that it goes on from when it gets its next body, None where it has none;
+    `remaining_ms` how long it may run then, where that is not a window anew.
     """
 
     id: str
@@ -92,6 +111,16 @@ class Sandbox:
     billed_ms: int
     reason: str | None
     created_by: str
+    kept_epoch: int | None = None
+    kept_bytes: int | None = None
+    paused_at: int | None = None
+    remaining_ms: int | None = None
+    lifecycle: Lifecycle = Lifecycle()
+
+    @property
+    def window_ms(self) -> int:
+        """How long it may run once it is ready."""
+        return self.max_duration_ms if self.remaining_ms is None else self.remaining_ms
 
     @property
     def running(self) -> bool:

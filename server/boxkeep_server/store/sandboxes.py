@@ -1,6 +1,7 @@
 """Sandboxes: the one function that moves them between statuses, with the event and the span that go with each step."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -8,13 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.events import EventType
-from boxkeep_server.model.sandboxes import NetworkPolicy, Sandbox
+from boxkeep_server.model.sandboxes import Lifecycle, NetworkPolicy, Sandbox
 from boxkeep_server.model.statuses import COUNTED, OVER, Status, check_step
 from boxkeep_server.store import events, running
 from boxkeep_server.store.schema import commands, sandboxes, secrets
 from boxkeep_server.store.schema import events as events_table
 
-_JSON = ("capabilities", "network", "metadata", "env_names")
+_JSON = ("capabilities", "network", "metadata", "env_names", "lifecycle")
 RECORD = [sandboxes.c[name] for name in Sandbox.__slots__]
 
 # Built once, and filled in by parameters: to build a statement of thirty columns takes longer than to run it.
@@ -164,6 +165,29 @@ async def counted(connection: AsyncConnection, organisation: str) -> int:
     return (await connection.execute(_COUNTED, {"of": organisation})).scalar_one()
 
 
+async def stored(connection: AsyncConnection, organisation: str) -> tuple[int, int]:
+    """How many sandboxes of an organisation are kept or being kept, and the bytes of those that are."""
+    kept = sa.or_(sandboxes.c.kept_epoch.is_not(None), sandboxes.c.status == Status.PAUSING)
+    query = sa.select(sa.func.count(sandboxes.c.id), sa.func.coalesce(sa.func.sum(sandboxes.c.kept_bytes), 0))
+    row = (
+        await connection.execute(
+            query.where(
+                sandboxes.c.organisation == organisation, kept, sandboxes.c.status.not_in((*OVER, Status.ENDING))
+            )
+        )
+    ).one()
+    return int(row[0]), int(row[1])
+
+
+async def kept(connection: AsyncConnection, ids: Collection[str]) -> dict[str, int]:
+    """For those of `ids` that a snapshot is kept of, or being taken, its epoch."""
+    epoch = sa.case((sandboxes.c.status == Status.PAUSING, sandboxes.c.epoch), else_=sandboxes.c.kept_epoch)
+    query = sa.select(sandboxes.c.id, epoch).where(
+        sandboxes.c.id.in_(list(ids)), epoch.is_not(None), sandboxes.c.status.not_in(OVER)
+    )
+    return {row[0]: row[1] for row in await connection.execute(query)}
+
+
 async def forget(connection: AsyncConnection, ids: Sequence[str]) -> None:
     """Delete sandboxes with their events and commands; their running time stays."""
     for table, column in ((events_table, "sandbox"), (commands, "sandbox"), (sandboxes, "id")):
@@ -173,6 +197,8 @@ async def forget(connection: AsyncConnection, ids: Sequence[str]) -> None:
 def _stored(name: str, value: Any) -> Any:
     if name == "network":
         value = {"internet": value.internet, "allow": value.allow}
+    if name == "lifecycle":
+        value = None if value == Lifecycle() else asdict(value)
     if name in _JSON and value is not None:
         return orjson.dumps(value).decode()
     return value
@@ -188,4 +214,5 @@ def record(row: "sa.Row[Any]") -> Sandbox:
     values["metadata"] = orjson.loads(values["metadata"])
     values["env_names"] = tuple(orjson.loads(values["env_names"]))
     values["status"] = Status(values["status"])
+    values["lifecycle"] = Lifecycle(**orjson.loads(values["lifecycle"] or b"{}"))
     return Sandbox(**values)

@@ -33,6 +33,7 @@ _IN_STATUS = (
 )
 _IN_TURN = _in_turn()
 _READY = sa.select(*RECORD).where(_COLUMNS.status == Status.READY)
+_MINDFUL = _READY.where(_COLUMNS.lifecycle.is_not(None))
 _EXPIRED = _READY.where(_COLUMNS.expires_at <= sa.bindparam("now"))
 _READY_OF = _READY.where(_COLUMNS.organisation.in_(sa.bindparam("organisations", expanding=True)))
 _STALE_END = _READY.where(_stale_end())
@@ -98,6 +99,11 @@ async def expired(connection: AsyncConnection, now: int) -> Sequence[Sandbox]:
 async def ready_of(connection: AsyncConnection, organisations: Collection[str]) -> Sequence[Sandbox]:
     """The ready sandboxes of these organisations."""
     return await _found(connection, _READY_OF, organisations=list(organisations))
+
+
+async def with_lifecycle(connection: AsyncConnection) -> Sequence[Sandbox]:
+    """The ready sandboxes that are to do something by themselves."""
+    return await _found(connection, _MINDFUL)
 
 
 async def with_stale_end(connection: AsyncConnection, slack_ms: int) -> Sequence[Sandbox]:

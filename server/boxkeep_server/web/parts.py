@@ -7,6 +7,7 @@ from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Caller, Keys
+from boxkeep_server.control.pausing import Pausing
 from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.rates import Rates
 from boxkeep_server.control.sandboxes import Sandboxes
@@ -30,6 +31,7 @@ class Parts:
     rates: Rates
     idempotency: Idempotency
     sandboxes: Sandboxes
+    pausing: Pausing
     commands: Commands
     processes: Processes
     files: Files

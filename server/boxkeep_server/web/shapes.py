@@ -81,6 +81,14 @@ class ListedShape(Shape):
     reason: str | None = Field(description="Why it failed, ended or was paused.")
 
 
+class LifecycleShape(Shape):
+    """What a sandbox does by itself."""
+
+    on_expiry: Literal["end", "pause"]
+    idle_pause_ms: int | None
+    auto_resume: bool
+
+
 class SandboxShape(ListedShape):
     """A sandbox."""
 
@@ -94,7 +102,14 @@ class SandboxShape(ListedShape):
     browser_preview: dict[str, Any] | None
     human_handoff: dict[str, Any] | None
     artifacts: dict[str, Any] | None
-    pause_keeps: Literal["memory", "files"] | None
+    pause_keeps: Literal["memory", "files"] | None = Field(
+        description="What a pause keeps, or kept: processes with their memory, or files alone."
+    )
+    pause_durability: Literal["node", "store"] | None = Field(
+        description="Where what is kept of a paused sandbox is durable; null unless it is paused."
+    )
+    paused_at: int | None
+    lifecycle: LifecycleShape
     env_names: list[str]
 
 

@@ -56,6 +56,13 @@ def whole(sandbox: Sandbox, active: bool, terminal_url: str | None) -> dict[str,
         "humanHandoff": None,
         "artifacts": None,
         "pauseKeeps": sandbox.pause_keeps,
+        "pauseDurability": "node" if sandbox.status is Status.PAUSED else None,
+        "pausedAt": sandbox.paused_at,
+        "lifecycle": {
+            "onExpiry": sandbox.lifecycle.on_expiry,
+            "idlePauseMs": sandbox.lifecycle.idle_pause_ms,
+            "autoResume": sandbox.lifecycle.auto_resume,
+        },
         "envNames": sandbox.env_names,
     }
 

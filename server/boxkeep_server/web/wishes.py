@@ -15,6 +15,7 @@ from boxkeep_server.model.sandboxes import (
     METADATA_BYTES,
     RUNTIMES,
     SIZE,
+    Lifecycle,
     NetworkPolicy,
     NewSandbox,
     Runtime,
@@ -109,6 +110,19 @@ class Network(Fields):
     allow: Annotated[list[Cidr], Field(max_length=MOST_NETWORKS)] | None = None
 
 
+class LifecycleFields(Fields):
+    """What the sandbox does by itself: at the end of its time, when nothing runs in it and nobody calls, and when
+    somebody calls while it is paused."""
+
+    on_expiry: Literal["end", "pause"] | None = None
+    idle_pause_ms: Annotated[int, Field(ge=1000, le=LONGEST_DURATION_MS)] | None = None
+    auto_resume: bool | None = None
+
+    def wish(self) -> Lifecycle:
+        """The same in the model's words."""
+        return Lifecycle(self.on_expiry or "end", self.idle_pause_ms, self.auto_resume is True)
+
+
 class CreateBody(Fields):
     """The wish for a sandbox; every field has a default."""
 
@@ -123,7 +137,7 @@ class CreateBody(Fields):
     metadata: Metadata | None = None
     isolation: Literal["runsc", "runc"] | None = None
     network: Network | None = None
-    lifecycle: dict[str, Any] | None = None
+    lifecycle: LifecycleFields | None = None
 
     def wish(self) -> NewSandbox:
         """The same in the model's words, defaults filled in."""
@@ -140,6 +154,7 @@ class CreateBody(Fields):
             metadata=self.metadata or {},
             isolation=self.isolation,
             network=NetworkPolicy(network.internet, None if network.allow is None else tuple(network.allow)),
+            lifecycle=(self.lifecycle or LifecycleFields()).wish(),
         )
 
 

@@ -57,13 +57,13 @@ def deaths(ready: Sequence[Sandbox], claims: Mapping[Body, Claim], seen: Mapping
 
 
 def strays(claims: Mapping[Body, Claim], rows: Mapping[str, tuple[Status, int]]) -> list[Body]:
-    """Claims that no row wants: of sandboxes that are not there, are over, or have a newer machine.
+    """Claims that no row wants: of sandboxes that are not there, are over or paused, or have a newer machine.
 
     `rows` must have been read after `claims`: a claim is made only once its row wants it.
     """
     found = []
     for sandbox, epoch in claims:
         status, current = rows.get(sandbox, (Status.ENDED, 0))
-        if status in OVER or epoch != current:
+        if status in OVER or status is Status.PAUSED or epoch != current:
             found.append((sandbox, epoch))
     return found

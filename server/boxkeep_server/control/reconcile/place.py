@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -11,7 +11,7 @@ from boxkeep_server.control.fleet import Fleet, isolation_facts
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.reconcile.deaths import REASONS
-from boxkeep_server.control.steps import PLACE, Steps
+from boxkeep_server.control.steps import DISCARD, PLACE, Steps
 from boxkeep_server.engine.interface import (
     AlreadyReleased,
     Engine,
@@ -19,6 +19,7 @@ from boxkeep_server.engine.interface import (
     NoRoom,
     PlacementFailed,
     PlacementLate,
+    SnapshotUnfit,
     Unsupported,
 )
 from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason, NetworkWish
@@ -32,6 +33,8 @@ SLACK_MS: Final = 5_000
 """How much later than the control plane the node ends a machine by itself."""
 
 AT_ONCE: Final = 16
+
+_NOTHING_KEPT: Final[dict[str, Any]] = {"kept_epoch": None, "kept_bytes": None, "paused_at": None, "remaining_ms": None}
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +103,11 @@ class Place:
     async def _give_up(self, waiting: Sequence[Sandbox], reason: Reason) -> None:
         for sandbox in waiting:
             if self._waited_too_long(sandbox) and sandbox.id not in self.crowd:
-                await self._steps.step(sandbox, Status.FAILED, reason=reason)
+                await self._lose(sandbox, reason)
+
+    async def _lose(self, sandbox: Sandbox, reason: Reason) -> None:
+        """A sandbox does not come up: one that was to be resumed is paused again, with all that it had."""
+        await self._steps.step(sandbox, Status.FAILED if sandbox.kept_epoch is None else Status.PAUSED, reason=reason)
 
     def _waited_too_long(self, sandbox: Sandbox) -> bool:
         return self._steps.now_ms() - sandbox.queued_at >= self._no_room_wait_ms
@@ -121,6 +128,8 @@ class Place:
             await self._again(placed, Reason.BOOT_FAILED)
         except Unsupported as error:
             await self._fail(placed, Reason.UNSUPPORTED, error)
+        except SnapshotUnfit as error:
+            await self._fail(placed, Reason.SNAPSHOT_UNFIT, error)
         except (PlacementFailed, SealBroken) as error:
             await self._fail(placed, Reason.BOOT_FAILED, error)
         else:
@@ -137,21 +146,22 @@ class Place:
 
     async def _again(self, sandbox: Sandbox, otherwise: Reason) -> None:
         if self._waited_too_long(sandbox):
-            await self._steps.step(sandbox, Status.FAILED, reason=otherwise)
+            await self._lose(sandbox, otherwise)
         else:
             await self._steps.step(sandbox, Status.QUEUED)
 
     async def _fail(self, sandbox: Sandbox, reason: Reason, error: Exception) -> None:
         _log.warning("sandbox %s cannot be placed, %s: %s", sandbox.id, reason, error)
-        await self._steps.step(sandbox, Status.FAILED, reason=reason)
+        await self._lose(sandbox, reason)
 
     async def _wish(self, sandbox: Sandbox) -> ClaimWish:
         return ClaimWish(
             sandbox=sandbox.id,
             epoch=sandbox.epoch,
             image=sandbox.runtime,
-            isolation=sandbox.wished_isolation,
-            not_after=self._steps.now_ms() + sandbox.max_duration_ms + SLACK_MS,
+            isolation=sandbox.wished_isolation if sandbox.kept_epoch is None else sandbox.isolation,
+            not_after=self._steps.now_ms() + sandbox.window_ms + SLACK_MS,
+            resume=sandbox.kept_epoch,
             hostname=f"sandbox-{sandbox.id[:8]}",
             env=await self._env(sandbox) if sandbox.env_names else {},
             network=NetworkWish(internet=sandbox.network.internet, allow=sandbox.network.allow),
@@ -171,8 +181,7 @@ class Place:
             await self._again(sandbox, Reason.NODE_RESTARTED)
         else:
             born_dead = claim.reason in (None, DeathReason.EXITED)
-            reason = Reason.BOOT_FAILED if born_dead else REASONS[claim.reason]
-            await self._steps.step(sandbox, Status.FAILED, reason=reason)
+            await self._lose(sandbox, Reason.BOOT_FAILED if born_dead else REASONS[claim.reason])
 
     async def _ready(self, sandbox: Sandbox, node: str, claim: Claim) -> None:
         try:
@@ -191,9 +200,12 @@ class Place:
             pause_keeps=None if can is None else can.pause_keeps,
             started_at=sandbox.started_at or now,
             ready_at=now,
-            expires_at=now + sandbox.max_duration_ms,
+            expires_at=now + sandbox.window_ms,
             node_not_after=claim.not_after,
             reason=None,
+            **_NOTHING_KEPT,
         )
         if ready is None:
             self._reacher.forget(sandbox.id, sandbox.epoch)
+        elif sandbox.kept_epoch is not None:
+            self._steps.wake(DISCARD)

@@ -57,6 +57,8 @@ class Release:
         if sandbox.epoch > 0:
             try:
                 remains = await self._engine.release(sandbox.node, sandbox.id, sandbox.epoch)
+                if sandbox.kept_epoch is not None and sandbox.node is not None:
+                    await self._engine.discard(sandbox.node, sandbox.id, sandbox.epoch)
             except EngineError as error:
                 self._hold_up(sandbox, error)
                 return

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import Response
 
-from boxkeep_server.model.errors import Invalid, NotBuilt
+from boxkeep_server.model.errors import Invalid
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.scopes import Scope, permits
@@ -29,6 +29,13 @@ class WaitQuery(Query):
     """Whether to answer at once, or when the sandbox is ready."""
 
     wait: Literal["ready"] | None = None
+    timeout_ms: Annotated[QueryInt, Field(ge=0, le=LONGEST_WAIT_MS)] | None = None
+
+
+class PauseQuery(Query):
+    """Whether to answer at once, or when the sandbox is paused."""
+
+    wait: Literal["paused"] | None = None
     timeout_ms: Annotated[QueryInt, Field(ge=0, le=LONGEST_WAIT_MS)] | None = None
 
 
@@ -85,14 +92,12 @@ async def create(call: Call, query: WaitQuery, body: CreateBody) -> Response:
     if body.capabilities is not None:
         check_plan(body.capabilities, call.caller.plan)
         check_built(body.capabilities)
-    if body.lifecycle:
-        raise NotBuilt("lifecycle is not available on this server yet")
     sandbox = await call.parts.sandboxes.create(call.caller, body.wish(), call.effect)
     sandbox = await _awaited(call, query, sandbox)
     return json_response(created(sandbox))
 
 
-async def _awaited(call: Call, query: WaitQuery, sandbox: Sandbox) -> Sandbox:
+async def _awaited(call: Call, query: WaitQuery | PauseQuery, sandbox: Sandbox) -> Sandbox:
     if query.wait is None:
         return sandbox
     timeout_ms = WAIT_MS if query.timeout_ms is None else query.timeout_ms
@@ -143,16 +148,16 @@ async def change(call: Call, _: Nothing, body: PatchBody) -> Response:
     return json_response(_whole(call, sandbox))
 
 
-async def pause(call: Call, _: Nothing, body: IdBody) -> Response:
-    """Pausing is not built."""
-    await call.parts.sandboxes.get(call.caller, body.id)
-    raise NotBuilt("Pausing a sandbox is not available on this server yet")
+async def pause(call: Call, query: PauseQuery, body: IdBody) -> Response:
+    """Have a sandbox paused."""
+    sandbox = await call.parts.pausing.pause(call.caller, body.id)
+    return json_response(created(await _awaited(call, query, sandbox)))
 
 
-async def resume(call: Call, _: WaitQuery, body: IdBody) -> Response:
-    """Resuming is not built."""
-    await call.parts.sandboxes.get(call.caller, body.id)
-    raise NotBuilt("Resuming a sandbox is not available on this server yet")
+async def resume(call: Call, query: WaitQuery, body: IdBody) -> Response:
+    """Have a sandbox go on."""
+    sandbox = await call.parts.pausing.resume(call.caller, body.id)
+    return json_response(created(await _awaited(call, query, sandbox)))
 
 
 PATH = "/v1/sandboxes"
@@ -225,25 +230,33 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         path=f"{PATH}/pause",
         name="pauseSandbox",
         summary="Pause a sandbox",
+        description="It goes over `pausing` to `paused` and then holds no machine, no processor and no memory; it "
+        "counts to neither hours nor concurrency. `pauseKeeps` says what goes on after a resume: processes with their "
+        "memory, or files alone, in which case running commands end with `lost_on_files_pause`. Where it cannot be "
+        "kept it is `ready` again, with the `reason`. Again is fine. With `wait=paused` it answers when that is "
+        "settled.",
         scope=Scope.MANAGE,
         kind=CallKind.CREATE,
         handler=pause,
-        query=Nothing,
+        query=PauseQuery,
         body=IdBody,
-        answers={200: Answer("It pauses.", shapes.Ok)},
-        faults=frozenset({404, 409, 501}),
+        answers={200: Answer("It pauses.", shapes.CreatedShape)},
+        faults=frozenset({404, 409}),
     ),
     Operation(
         method="POST",
         path=f"{PATH}/resume",
         name="resumeSandbox",
         summary="Resume a paused sandbox",
+        description="It is queued for a machine, within the plan's limits, and goes on from what was kept, with new "
+        "addresses. After a pause by hand or for idleness it may run for what remained of its time, after one at the "
+        "end of its time for a window anew. If that fails it is paused again, with the `reason`.",
         scope=Scope.MANAGE,
         kind=CallKind.CREATE,
         handler=resume,
         query=WaitQuery,
         body=IdBody,
         answers={200: Answer("It is queued.", shapes.CreatedShape)},
-        faults=frozenset({404, 409, 501}),
+        faults=frozenset({404, 409}),
     ),
 )

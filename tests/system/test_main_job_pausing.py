@@ -1,0 +1,166 @@
+"""Pause and resume by HTTP: memory under gVisor, files under runc, by hand, by themselves, and after every kill."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.clients import Api, Sandbox, eventually, fresh
+from tests.services import Service
+
+COUNTER = "i=0; while :; do i=$((i+1)); echo $i > /tmp/new; mv /tmp/new /workspace/count; sleep 0.05; done"
+SERVER = """
+import http.server, itertools
+numbers = itertools.count(1)
+class Count(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(str(next(numbers)).encode())
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Count).serve_forever()
+"""
+
+
+def counted(box: Sandbox) -> int:
+    return int(box.run("cat /workspace/count || echo 0"))
+
+
+def test_memory_goes_on_under_gvisor_with_its_listeners_commands_and_packages(api: Api) -> None:
+    with fresh(api, runtime="python", isolation="runsc", env={"COLOUR": "green"}) as box:
+        box.write("/workspace/server.py", SERVER.encode())
+        server = box.background("python3 server.py")
+        counter = box.background(COUNTER)
+        box.run("echo '#!/bin/sh\necho tool' > /usr/local/bin/tool; chmod +x /usr/local/bin/tool")
+        eventually("the server to listen", lambda: box.exec("curl -s localhost:8000")["exitCode"] == 0, 30)
+        before, number = counted(box), int(box.run("curl -s localhost:8000"))
+        paused = box.pause()
+        assert (paused["status"], paused["pauseKeeps"], paused["pauseDurability"]) == ("paused", "memory", "node")
+        assert (paused["reason"], paused["expiresAt"], paused["terminalUrl"]) == ("user_request", None, None)
+        assert api.ask("POST", "/exec", json={"id": box.id, "command": "true"}).status_code == 409
+        resumed = box.resume()
+        assert (resumed["status"], resumed["reason"], resumed["pauseDurability"]) == ("ready", None, None)
+        assert box.run("echo $COLOUR; tool") == "green\ntool\n"
+        assert int(box.run("curl -s localhost:8000")) == number + 1
+        assert counted(box) >= before
+        assert {box.process(one)["state"] for one in (server, counter)} == {"running"}
+        box.post("/processes/signal", processId=server, signal="KILL")
+        assert box.wait(server)["outcome"] == "cancelled"
+        assert (
+            box.run("curl -s -o /dev/null -w '%{http_code}' --max-time 5 http://169.254.169.254/ || echo no") != "200"
+        )
+
+
+def test_names_are_found_after_a_resume(api: Api, isolation: str) -> None:
+    with fresh(api, runtime="base", isolation=isolation) as box:
+        box.pause()
+        box.resume()
+        gateway = box.run("ip route show default 2>/dev/null | cut -d' ' -f3 || true").strip()
+        named = box.run("cut -d' ' -f2 /etc/resolv.conf | head -1").strip()
+        assert named
+        assert gateway in ("", named)
+
+
+def test_files_and_packages_are_kept_under_runc_and_commands_say_that_they_are_lost(api: Api) -> None:
+    with fresh(api, runtime="base", isolation="runc") as box, ThreadPoolExecutor() as threads:
+        box.run(
+            "echo '#!/bin/sh\necho tool' > /usr/local/bin/tool; chmod +x /usr/local/bin/tool; echo a > /workspace/a"
+        )
+        background = box.background("echo begun; sleep 600")
+        waiting = threads.submit(box.exec, "sleep 600")
+        eventually("the command to run", lambda: len(box.processes()) == 3, 20)
+        paused = box.pause()
+        assert (paused["status"], paused["pauseKeeps"]) == ("paused", "files")
+        assert waiting.result(timeout=30)["outcome"] == "lost_on_files_pause"
+        assert box.process(background)["outcome"] == "lost_on_files_pause"
+        assert box.resume()["status"] == "ready"
+        assert box.run("tool; cat /workspace/a") == "tool\na\n"
+        assert box.output(background) == b"begun\n"
+
+
+def test_who_waits_for_a_command_when_memory_is_paused_is_told_that_it_goes_on(api: Api) -> None:
+    with fresh(api, runtime="base", isolation="runsc") as box, ThreadPoolExecutor() as threads:
+        body = {"id": box.id, "command": "sleep 5; echo done"}
+        waiting = threads.submit(api.ask, "POST", "/exec", json=body)
+        eventually("the command to run", lambda: box.processes(), 20)
+        box.pause()
+        refused = waiting.result(timeout=30)
+        assert (refused.status_code, refused.json()["code"]) == (409, "SANDBOX_PAUSED")
+        box.resume()
+        assert box.wait(refused.json()["processId"])["outcome"] == "exited"
+        assert box.output(refused.json()["processId"]) == b"done\n"
+
+
+def test_a_time_limit_is_not_used_up_by_a_pause(api: Api) -> None:
+    with fresh(api, runtime="base", isolation="runsc") as box:
+        command = box.post("/exec", command="sleep 3; echo done", background=True, timeout=8000)["processId"]
+        box.pause()
+        time.sleep(7)
+        box.resume()
+        assert box.wait(command)["outcome"] == "exited"
+
+
+def test_a_paused_sandbox_survives_the_death_of_every_process_of_ours(service: Service, api: Api) -> None:
+    boxes = [api.ready(runtime="base", isolation=isolation) for isolation in ("runc", "runsc")]
+    for box in boxes:
+        box.write("/workspace/kept", b"kept")
+        assert box.pause()["status"] == "paused"
+    service.kill("serve")
+    service.kill("node")
+    service.restart("node", "serve")
+    for box in boxes:
+        assert box.resume()["status"] == "ready"
+        assert box.read("/workspace/kept") == b"kept"
+        api.delete(box.id)
+    service.wait_clean()
+
+
+@pytest.mark.parametrize("victim", ["serve", "node"])
+def test_a_kill_in_the_middle_of_pause_or_resume_loses_nothing(service: Service, api: Api, victim: str) -> None:
+    box = api.ready(runtime="base", isolation="runsc")
+    box.background(COUNTER)
+    eventually("it to count", lambda: box.exec("test -s /workspace/count")["exitCode"] == 0, 20)
+    for delay in (0.0, 0.1, 0.25, 0.5):
+        before = counted(box)
+        api.call("POST", "/pause", json={"id": box.id})
+        time.sleep(delay)
+        service.kill(victim)
+        service.restart(victim)
+        assert api.wait_status(box.id, "paused")["pauseKeeps"] == "memory"
+        api.call("POST", "/resume", json={"id": box.id})
+        time.sleep(delay)
+        service.kill(victim)
+        service.restart(victim)
+        api.wait_status(box.id, "ready")
+        reached = counted(box)
+        assert reached >= before
+        eventually("it to count on", lambda: counted(box) > reached, 20)
+    api.delete(box.id)
+    service.wait_clean()
+
+
+def test_ending_a_paused_sandbox_leaves_nothing(service: Service, api: Api, isolation: str) -> None:
+    box = api.ready(runtime="base", isolation=isolation)
+    box.pause()
+    assert api.delete(box.id) == {"ok": True}
+    assert api.wait_status(box.id, "ended")["reason"] == "user_request"
+    service.wait_clean()
+
+
+def test_a_sandbox_may_pause_at_its_end_and_wake_when_it_is_called(api: Api, isolation: str) -> None:
+    lifecycle = {"onExpiry": "pause", "autoResume": True}
+    with fresh(api, runtime="base", isolation=isolation, maxDurationMs=3000, lifecycle=lifecycle) as box:
+        box.write("/workspace/kept", b"kept")
+        assert api.wait_status(box.id, "paused")["reason"] == "max_duration"
+        assert box.run("cat /workspace/kept") == "kept"
+        assert api.wait_status(box.id, "paused")["reason"] == "max_duration"
+        assert box.read("/workspace/kept") == b"kept"
+
+
+def test_an_idle_sandbox_pauses_by_itself_and_a_command_keeps_it_awake(api: Api) -> None:
+    lifecycle = {"idlePauseMs": 2000, "autoResume": True}
+    with fresh(api, runtime="base", isolation="runsc", lifecycle=lifecycle) as box:
+        assert box.run("sleep 4; echo awake") == "awake\n"
+        background = box.background("sleep 5")
+        assert box.wait(background)["outcome"] == "exited"
+        assert api.get(box.id)["status"] == "ready"
+        assert api.wait_status(box.id, "paused")["reason"] == "idle"
+        assert box.run("echo again") == "again\n"
