@@ -184,9 +184,9 @@ class Layer:
         body.tenancy = tenancy
         self._step("layer: handed over")
 
-    async def still(self, machine: Machine, epoch: int, secret: str) -> None:
+    async def still(self, machine: Machine, epoch: int, secret: str, *, if_idle: bool) -> None:
         self._step("layer: still")
-        if self.host.busy:
+        if self.host.busy and if_idle:
             raise Busy("something runs")
 
     async def unstill(self, machine: Machine, epoch: int, secret: str) -> None:

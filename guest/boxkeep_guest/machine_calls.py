@@ -5,10 +5,12 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Callable
 
 from boxkeep_guest import __version__
 from boxkeep_guest.boot import Boot
 from boxkeep_guest.calls import Call, Op
+from boxkeep_guest.connection import Connection
 from boxkeep_guest.errors import Refused
 from boxkeep_guest.events import Events
 from boxkeep_guest.frames import JSON
@@ -29,8 +31,17 @@ class MachineCalls:
     """The handlers."""
 
     def __init__(
-        self, boot: Boot, identity: Identity, gate: Gate, *, processes: Processes, events: Events, memory: Memory
+        self,
+        boot: Boot,
+        identity: Identity,
+        gate: Gate,
+        *,
+        processes: Processes,
+        events: Events,
+        memory: Memory,
+        part: Callable[[Connection], None],
     ) -> None:
+        self._part = part
         self._boot = boot
         self._identity = identity
         self._gate = gate
@@ -74,7 +85,7 @@ class MachineCalls:
         if resumed:
             await self._settle_in(nameserver)
         identity.secret, identity.epoch = secret, epoch
-        self._gate.open()
+        self._gate.closed = False
         await call.answer()
 
     async def _settle_in(self, nameserver: str | None) -> None:
@@ -93,13 +104,21 @@ class MachineCalls:
                     process.end("timed_out", f"It ran longer than {HOOKS_SECONDS} s", gentle=False)
 
     async def _set_gate(self, call: Call) -> None:
+        part, idle = call.fields.flag("part"), call.fields.flag("idle")
         if not call.fields.flag("closed", None):
-            self._gate.open()
-        elif call.fields.flag("idle") and self._processes.running:
+            self._gate.closed = False
+            await call.answer()
+            return
+        if idle and self._processes.running:
             raise Refused("busy", "A process is running")
-        else:
-            self._gate.close()
+        if idle or not part:
+            self._gate.check()
+        self._gate.closed = True
+        if part:
+            self._part(call.connection)
         await call.answer()
+        if part:
+            call.connection.close()
 
     async def _info(self, call: Call) -> None:
         disk = os.statvfs(self._boot.workspace if os.path.isdir(self._boot.workspace) else self._boot.log)  # noqa: PTH112

@@ -53,7 +53,7 @@ async def serve(boot: Boot) -> None:
     service = Service(identity, gate)
     calls = ProcessCalls(processes, process_threads, boot.workspace)
     parts: list[dict[str, Op]] = [
-        MachineCalls(boot, identity, gate, processes=processes, events=events, memory=memory).ops(),
+        MachineCalls(boot, identity, gate, processes=processes, events=events, memory=memory, part=service.part).ops(),
         calls.ops(),
         TerminalCalls(processes, calls, announce=boot.runtime == "runsc").ops(),
         FileCalls(file_threads).ops(),

@@ -32,15 +32,10 @@ class Gate:
         self.closed = False
         self.under_way = 0
 
-    def close(self) -> None:
-        """Let no further call begin; Refused `busy` when one is under way."""
+    def check(self) -> None:
+        """Refused `busy` when a call is under way."""
         if self.under_way:
             raise Refused("busy", "A call is under way")
-        self.closed = True
-
-    def open(self) -> None:
-        """Let calls begin."""
-        self.closed = False
 
 
 class Service:
@@ -59,6 +54,12 @@ class Service:
         return await loop.create_server(
             lambda: Connection(self._opened, self._closed), address, port, backlog=512, reuse_address=True
         )
+
+    def part(self, but: Connection) -> None:
+        """Cut every connection off but one."""
+        for connection in list(self._tasks):
+            if connection is not but:
+                connection.abort()
 
     def _opened(self, connection: Connection) -> None:
         if len(self._tasks) >= CONNECTIONS_MOST or self._strangers >= STRANGERS_MOST:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.model.node_api import Claim, Claims
 from boxkeep_server.node import btrfs
 from tests.system.node_ground import INSTANCE, seen_in_kernel
@@ -114,6 +115,18 @@ async def test_hooks_run_before_anything_else_after_a_resume_and_names_are_looke
     said = (await node.run(resumed, "cat /root/lives /etc/resolv.conf"))[1].splitlines()
     gateway = ".".join([*resumed.address.split(".")[:3], str(int(resumed.address.split(".")[3]) - 1)])
     assert said[:2] == ["2", f"nameserver {gateway}"]
+
+
+async def test_who_is_connected_when_it_is_paused_does_not_keep_the_guest_from_going_on(node: Node) -> None:
+    claim = await node.claim("runsc")
+    others = GuestPool()
+    watching = others.download(node.way_to(claim), {"op": "watch", "after": 0})
+    await watching.__aenter__()
+    await asyncio.gather(*(others.call(node.way_to(claim), {"op": "info"}) for _ in range(3)))
+    await node.pause(claim)
+    resumed = await node.resume(claim)
+    assert (await node.run(resumed, "echo on"))[1] == "on\n"
+    await others.close()
 
 
 async def test_an_idle_pause_is_refused_while_something_runs(node: Node) -> None:

@@ -140,6 +140,8 @@ class Processes:
         try:
             visit = await self._visits.of(sandbox_id)
             process = await self._settler.until_finished(visit, command, within_ms)
+        except NotFound:
+            return await self._settler.settle_unknown(visit, command)
         except (SandboxGone, NotReady):
             return await self._settler.settle_gone(command)
         return await self._settler.settle(command, process) if process.finished else _with_counts(command, process)

@@ -148,6 +148,11 @@ class Settler:
             if process.finished or (until_ms is not None and self._now_ms() >= until_ms):
                 return process
 
+    async def settle_unknown(self, visit: Visit, command: Command) -> Command:
+        """A command that its guest does not know, with its outcome if that is certain by now."""
+        await self._unknown(visit, command)
+        return await self._rows.get(command.id) or command
+
     async def run(self) -> None:
         """Settle for ever."""
         clock = asyncio.get_running_loop().time
@@ -241,7 +246,7 @@ class Settler:
 
     async def _unknown(self, visit: Visit, command: Command) -> None:
         """A guest does not know a command: it is on its way, it never arrived, or it went with an earlier machine."""
-        if command.epoch != visit.sandbox.epoch:
+        if command.epoch != visit.sandbox.epoch and visit.sandbox.pause_keeps == "files":
             ending = Ending(command.id, self._now_ms(), Outcome.LOST_ON_FILES_PAUSE, reason="Its machine is gone")
         elif self._now_ms() - command.started_at < YOUNG_MS:
             return

@@ -73,20 +73,21 @@ class Bodies:
             )
             await self._tell_guest(machine, tenancy)
 
-    async def still(self, machine: Machine, epoch: int, secret: str) -> None:
-        """See `Maker.still`."""
-        await self._set_gate(machine, epoch, secret, closed=True)
+    async def still(self, machine: Machine, epoch: int, secret: str, *, if_idle: bool) -> None:
+        """See `Maker.still`. No connection to the guest stays: gVisor wakes who waits for one that it restores for
+        ever after."""
+        await self._gate(machine, epoch, secret, {"closed": True, "part": True, "idle": if_idle})
 
     async def unstill(self, machine: Machine, epoch: int, secret: str) -> None:
         """See `Maker.unstill`."""
-        await self._set_gate(machine, epoch, secret, closed=False)
+        await self._gate(machine, epoch, secret, {"closed": False})
 
-    async def _set_gate(self, machine: Machine, epoch: int, secret: str, *, closed: bool) -> None:
+    async def _gate(self, machine: Machine, epoch: int, secret: str, how: dict[str, bool]) -> None:
         with _failing(f"machine {machine.id} does not hold its gate"):
             try:
                 await self.guests.call(
                     _address(machine, epoch, secret),
-                    {"op": "gate", "closed": closed, "idle": closed},
+                    {"op": "gate", **how},
                     timeout=_HAND_OVER_S,
                 )
             except GuestRefused as refused:

@@ -153,8 +153,9 @@ class Maker(Protocol):
             MachineFailed
         """
 
-    async def still(self, machine: Machine, epoch: int, secret: str) -> None:
-        """Have nothing begin any more in a machine that is handed over, provided that nothing is under way.
+    async def still(self, machine: Machine, epoch: int, secret: str, *, if_idle: bool) -> None:
+        """Have nothing begin any more in a machine that is handed over, and cut off who is being served; with `if_idle`
+        only when nothing runs and nobody is.
 
         Raises:
             Busy, MachineFailed

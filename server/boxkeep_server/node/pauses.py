@@ -119,14 +119,16 @@ class Pauses:
             raise kind(str(error)) from error
 
     async def _still(self, held: Held, if_idle: bool) -> None:
-        if held.machine is None or not if_idle:
+        if held.machine is None:
             return
         try:
-            await self._maker.still(held.machine, held.key.epoch, held.binding.secret)
+            await self._maker.still(held.machine, held.key.epoch, held.binding.secret, if_idle=if_idle)
         except Busy as busy:
             raise refusals.Busy(str(busy)) from busy
         except MachineFailed as error:
-            raise refusals.Broken(str(error)) from error
+            if if_idle:
+                raise refusals.Broken(str(error)) from error
+            _log.warning("machine %s is kept though it does not answer: %s", held.machine.id, error)
 
     async def _go_on(self, held: Held) -> None:
         """A machine that lives is as before; one that does not is still to be kept, unless its disk is gone."""
