@@ -85,8 +85,12 @@ class MachineCalls:
         if resumed:
             await self._settle_in(nameserver)
         identity.secret, identity.epoch = secret, epoch
-        self._gate.closed = False
+        self._open_gate()
         await call.answer()
+
+    def _open_gate(self) -> None:
+        self._gate.closed = False
+        self._processes.go_on()
 
     async def _settle_in(self, nameserver: str | None) -> None:
         """Learn where the machine is now, and let what the user has put there for that do the same."""
@@ -106,7 +110,7 @@ class MachineCalls:
     async def _set_gate(self, call: Call) -> None:
         part, idle = call.fields.flag("part"), call.fields.flag("idle")
         if not call.fields.flag("closed", None):
-            self._gate.closed = False
+            self._open_gate()
             await call.answer()
             return
         if idle and self._processes.running:
@@ -114,6 +118,7 @@ class MachineCalls:
         if idle or not part:
             self._gate.check()
         self._gate.closed = True
+        self._processes.stand()
         if part:
             self._part(call.connection)
         await call.answer()

@@ -52,6 +52,7 @@ class Process:
         self._ender: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._last_output = self._started
+        self._stood_at: float | None = None
         self._feeder: asyncio.Task[None] | None = None
 
     @property
@@ -79,6 +80,23 @@ class Process:
         self.tree = tree
         if self.spec.timeout_ms is not None:
             self._timer = asyncio.get_running_loop().call_later(self.spec.timeout_ms / 1000, self._time_is_up)
+
+    def stand(self) -> None:
+        """Its time stands still from now on. The clock does not while the machine is paused: gVisor sets it ahead."""
+        if self._stood_at is None and not self.exited:
+            self._stood_at = time.monotonic()
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def go_on(self) -> None:
+        """Its time goes on where it stood."""
+        if self._stood_at is None:
+            return
+        self._started += time.monotonic() - self._stood_at
+        self._stood_at = None
+        if self.spec.timeout_ms is not None and not self.exited:
+            left = self._started + self.spec.timeout_ms / 1000 - time.monotonic()
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, left), self._time_is_up)
 
     def feed(self, data: bytes, more: bool) -> None:
         """Give it its first input, then close unless there will be `more`."""

@@ -300,6 +300,16 @@ class Processes:
             return ending._replace(outcome="out_of_memory", reason="The memory limit was reached")
         return ending
 
+    def stand(self) -> None:
+        """No process's time passes from now on."""
+        for process in self.running:
+            process.stand()
+
+    def go_on(self) -> None:
+        """The time of those whose stood passes again."""
+        for process in self.running:
+            process.go_on()
+
     async def end_all(self) -> None:
         """Kill everything that runs."""
         enders = [process.end("cancelled", "The guest was ended", gentle=False) for process in self.running]

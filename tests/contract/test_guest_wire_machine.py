@@ -89,6 +89,31 @@ async def test_a_closed_gate_answers_busy_to_all_but_a_few(own_guest: Start, poo
     assert (await pool.call(program.address, {"op": "process.get", "id": background}))["process"]["state"] == "running"
 
 
+async def test_closing_the_gate_may_cut_all_off_and_time_stands_while_it_is_closed(
+    own_guest: Start, pool: GuestPool
+) -> None:
+    program = own_guest()
+    commands = Commands(pool, program.address, str(program.workspace))
+    slow = await commands.start("sleep 0.5; echo done; sleep 30", timeoutMs=1500)
+    waiting = asyncio.create_task(commands.wait(slow))
+    await pool.call(program.address, {"op": "ping"})
+    other = GuestPool()
+    with pytest.raises(GuestRefused) as refused:
+        await other.call(program.address, {"op": "gate", "closed": True, "part": True, "idle": True})
+    assert refused.value.code == "busy"
+    await other.call(program.address, {"op": "gate", "closed": True, "part": True})
+    with pytest.raises(GuestUnreachable):
+        await waiting
+    await asyncio.sleep(2)
+    stood = (await other.call(program.address, {"op": "info"}))["processes"]
+    assert stood == 1
+    await other.call(program.address, {"op": "gate", "closed": False})
+    ended = await commands.wait(slow)
+    await other.close()
+    assert ended["outcome"] == "timed_out"
+    assert 1500 <= ended["durationMs"] < 3400
+
+
 def _children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
