@@ -18,6 +18,7 @@ from boxkeep_server.control.reconcile.observe import Observe
 from boxkeep_server.control.reconcile.pause import Pause
 from boxkeep_server.control.reconcile.place import Place
 from boxkeep_server.control.reconcile.release import Release
+from boxkeep_server.control.reconcile.warn import Warn
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.steps import Steps
 from boxkeep_server.guestwire import GuestPool
@@ -46,6 +47,7 @@ class Rig:
         self.pause = Pause(database, steps, engine, reacher)
         self.discard = Discard(database, engine)
         self.expire = Expire(database, steps, self.pausing, at_hours_limit=at_hours_limit)
+        self.warn = Warn(database, steps)
         self.busy: set[str] = set()
         self.used: dict[str, int] = {}
         self.idle = Idle(database, steps, self.pausing, busy=self.busy.__contains__, used_at=self.used.get)
@@ -55,7 +57,17 @@ class Rig:
 
     async def round(self) -> None:
         """Every reconciler once, and what they started to its end."""
-        works = (self.observe, self.expire, self.idle, self.extend, self.pause, self.place, self.release, self.discard)
+        works = (
+            self.observe,
+            self.warn,
+            self.expire,
+            self.idle,
+            self.extend,
+            self.pause,
+            self.place,
+            self.release,
+            self.discard,
+        )
         for one in works:
             await one.run_once()
             for crowd in (self.pause.crowd, self.place.crowd, self.release.crowd):

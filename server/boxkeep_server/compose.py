@@ -38,11 +38,13 @@ from boxkeep_server.control.reconcile.pause import Pause
 from boxkeep_server.control.reconcile.place import Place
 from boxkeep_server.control.reconcile.release import Release
 from boxkeep_server.control.reconcile.runner import Round
+from boxkeep_server.control.reconcile.warn import Warn
 from boxkeep_server.control.record import Recorder
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.steps import ANY, DISCARD, EXTEND, OBSERVE, PAUSE, PLACE, RELEASE, Steps
 from boxkeep_server.control.terminals import Terminals
+from boxkeep_server.control.usage import Accounts
 from boxkeep_server.control.visits import Visits
 from boxkeep_server.control.webhooks import DELIVER, Webhooks
 from boxkeep_server.engine.gone import GoneEngine
@@ -166,6 +168,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         Round("release", release.run_once, 1.0, (RELEASE,)),
         Round("pause", pause.run_once, 1.0, (PAUSE,)),
         Round("expire", expire.run_once, 0.5),
+        Round("warn", Warn(database, steps).run_once, 0.5),
         Round("idle", idle.run_once, 1.0),
         Round("discard", Discard(database, engine).run_once, 30.0, (DISCARD,)),
         Round("observe", observe.run_once, 2.0, (OBSERVE,)),
@@ -181,10 +184,11 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         pausing=pausing,
         commands=Commands(visits=visits, recorder=recorder, settler=settler, new_id=new_id, now_ms=now_ms),
         processes=Processes(visits=visits, rows=rows, settler=settler, now_ms=now_ms),
-        files=Files(visits),
+        files=Files(visits, recorder, now_ms),
         terminals=Terminals(visits=visits, recorder=recorder, settler=settler, rows=rows, now_ms=now_ms),
         tokens=Tokens(key_file(settings.lib / "control" / "tokens.key"), now_ms),
         webhooks=Webhooks(database, changes, seal, reach, now_ms),
+        accounts=Accounts(database, now_ms),
         public_url=settings.public_url,
         ready=partial(_ready, database, engine),
     )

@@ -26,6 +26,7 @@ from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.steps import ANY, RELEASE, Steps
 from boxkeep_server.control.terminals import Terminals
+from boxkeep_server.control.usage import Accounts
 from boxkeep_server.control.visits import Visits
 from boxkeep_server.control.webhooks import Webhooks
 from boxkeep_server.guestwire import GuestAddress, GuestPool
@@ -143,12 +144,13 @@ class Stage:
                 visits=visits, recorder=self.recorder, settler=self.settler, new_id=new_id, now_ms=self.clock
             ),
             processes=Processes(visits=visits, rows=self.rows, settler=self.settler, now_ms=self.clock),
-            files=Files(visits),
+            files=Files(visits, self.recorder, self.clock),
             terminals=Terminals(
                 visits=visits, rows=self.rows, recorder=self.recorder, settler=self.settler, now_ms=self.clock
             ),
             tokens=Tokens(b"k" * 32, self.clock),
             webhooks=Webhooks(database, self.changes, self.seal, self.reach, self.clock),
+            accounts=Accounts(database, self.clock),
             public_url=PUBLIC,
         )
         self.app = build(self.parts)

@@ -1,15 +1,17 @@
 """Files of a sandbox: always through its guest, streamed, and named so that any bytes can be a name."""
 
 import base64
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from boxkeep_server.control.inside import Entry, read_as, read_count
 from boxkeep_server.control.keys import Caller
+from boxkeep_server.control.record import Recorder
 from boxkeep_server.control.visits import Visit, Visits
 from boxkeep_server.model.errors import SandboxFault, TooLarge
+from boxkeep_server.model.events import EventType, Note
 
 INLINE_MOST = 10 << 20
 ENTRIES_MOST = 100_000
@@ -46,10 +48,13 @@ class Reading:
 
 class Files:
     """Reads, writes and arranges files. Every method raises `SandboxNotFound` and `NotReady` by the sandbox, and by the
-    path `NotFound`, `Conflict`, `Invalid` (a directory, no directory, a loop of links), `TooLarge` or `NoSpace`."""
+    path `NotFound`, `Conflict`, `Invalid` (a directory, no directory, a loop of links), `TooLarge` or `NoSpace`. What
+    changes something is in the timeline before it is answered."""
 
-    def __init__(self, visits: Visits) -> None:
+    def __init__(self, visits: Visits, recorder: Recorder, now_ms: Callable[[], int]) -> None:
         self._visits = visits
+        self._recorder = recorder
+        self._now_ms = now_ms
 
     async def stat(self, caller: Caller, sandbox_id: str, place: Place) -> Entry:
         """What lies there; of a link the link itself."""
@@ -116,28 +121,46 @@ class Files:
         visit = await self._visits.begin(caller, sandbox_id)
         request = {"op": "file.write", **place.fields(), "mode": mode, "user": user, "parents": True, "size": size}
         answer = await visit.upload(request, chunks)
-        return read_as(Entry, answer.get("entry"))
+        entry = read_as(Entry, answer.get("entry"))
+        await self._note(caller, visit, EventType.FILE_WRITTEN, {**place.fields(), "size": entry.size})
+        return entry
 
     async def mkdir(
         self, caller: Caller, sandbox_id: str, place: Place, *, mode: int | None, parents: bool, user: str | None
     ) -> Entry:
         """Make a directory."""
         request = {"op": "file.mkdir", **place.fields(), "mode": mode, "parents": parents, "user": user}
-        return await self._one(caller, sandbox_id, request)
+        return await self._change(caller, sandbox_id, request, EventType.DIRECTORY_MADE, place.fields())
 
     async def move(self, caller: Caller, sandbox_id: str, source: Place, target: Place, *, overwrite: bool) -> Entry:
         """Rename."""
-        request = {"op": "file.move", **source.fields("from"), **target.fields("to"), "overwrite": overwrite}
-        return await self._one(caller, sandbox_id, request)
+        places = {**source.fields("from"), **target.fields("to")}
+        request = {"op": "file.move", **places, "overwrite": overwrite}
+        return await self._change(caller, sandbox_id, request, EventType.FILE_MOVED, places)
 
     async def remove(self, caller: Caller, sandbox_id: str, place: Place, *, recursive: bool) -> None:
         """Remove a file, a link, or with `recursive` a directory and all in it."""
         visit = await self._visits.begin(caller, sandbox_id)
         await visit.call({"op": "file.remove", **place.fields(), "recursive": recursive}, timeout_s=UPLOAD_STEP_S)
+        await self._note(caller, visit, EventType.FILE_REMOVED, {**place.fields(), "recursive": recursive})
 
     async def chmod(self, caller: Caller, sandbox_id: str, place: Place, mode: int) -> Entry:
         """Change a mode."""
-        return await self._one(caller, sandbox_id, {"op": "file.chmod", **place.fields(), "mode": mode})
+        request = {"op": "file.chmod", **place.fields(), "mode": mode}
+        done = {**place.fields(), "mode": f"{mode:04o}"}
+        return await self._change(caller, sandbox_id, request, EventType.FILE_MODE, done)
+
+    async def _change(
+        self, caller: Caller, sandbox_id: str, request: dict[str, object], kind: EventType, done: Mapping[str, object]
+    ) -> Entry:
+        visit = await self._visits.begin(caller, sandbox_id)
+        entry = read_as(Entry, (await visit.call(request)).get("entry"))
+        await self._note(caller, visit, kind, done)
+        return entry
+
+    async def _note(self, caller: Caller, visit: Visit, kind: EventType, done: Mapping[str, object]) -> None:
+        box = visit.sandbox
+        await self._recorder.note(Note(box.id, box.organisation, kind, self._now_ms(), caller.key_id, done))
 
     async def _one(self, caller: Caller, sandbox_id: str, request: dict[str, object]) -> Entry:
         visit: Visit = await self._visits.begin(caller, sandbox_id)

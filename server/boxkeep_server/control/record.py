@@ -1,4 +1,4 @@
-"""Writes the records of commands in groups: one transaction for all that began or ended at the same time."""
+"""Writes the records of commands, and notes of what was done, in groups: one transaction for all of the same time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -6,20 +6,22 @@ from dataclasses import dataclass, field
 
 from boxkeep_server.model.commands import Command
 from boxkeep_server.model.errors import Unavailable
+from boxkeep_server.model.events import Note
 from boxkeep_server.store.commands import Ending
 
 LINGER_S = 0.02
 RETRY_S = 0.2
 
 
-Write = Callable[[Sequence[Command], Sequence[Ending]], Awaitable[Mapping[str, Command]]]
-"""Writes beginnings and endings in one transaction, and gives the rows of the endings as they then are."""
+Write = Callable[[Sequence[Command], Sequence[Ending], Sequence[Note]], Awaitable[Mapping[str, Command]]]
+"""Writes beginnings, endings and notes in one transaction, and gives the rows of the endings as they then are."""
 
 
 @dataclass(slots=True)
 class _Batch:
     opened: dict[str, Command] = field(default_factory=dict)
     ended: dict[str, Ending] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
     urgent: asyncio.Event = field(default_factory=asyncio.Event)
     done: "asyncio.Future[Mapping[str, Command]]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -70,6 +72,17 @@ class Recorder:
         batch.urgent.set()
         return (await self._settled(batch)).get(ending.id)
 
+    async def note(self, note: Note) -> None:
+        """Write down what was done; it is durable when this returns.
+
+        Raises:
+            Unavailable: the store did not take it.
+        """
+        batch = self._current()
+        batch.notes.append(note)
+        batch.urgent.set()
+        await self._settled(batch)
+
     async def run(self) -> None:
         """Write for ever; what is pending when this is cancelled is written before it ends."""
         try:
@@ -92,13 +105,15 @@ class Recorder:
     async def _flush(self) -> None:
         batch, self._batch = self._batch, None
         self._filled.clear()
-        if batch is None or not (batch.opened or batch.ended):
+        if batch is None or not (batch.opened or batch.ended or batch.notes):
             if batch is not None:
                 batch.done.set_result({})
             return
         self._writing.update(dict.fromkeys(batch.opened, batch))
         try:
-            batch.done.set_result(await self._write(list(batch.opened.values()), list(batch.ended.values())))
+            batch.done.set_result(
+                await self._write(list(batch.opened.values()), list(batch.ended.values()), batch.notes)
+            )
         except Unavailable as error:
             batch.done.set_exception(error)
             batch.done.exception()  # seen by those who wait, if any do

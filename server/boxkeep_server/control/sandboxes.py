@@ -292,6 +292,11 @@ class Sandboxes:
                     return sandbox
                 await ear.heard(min(left_s, POLL_S))
 
+    async def timeline(self, sandbox_id: str, after: int, limit: int) -> Sequence[Event]:
+        """What happened in and to a sandbox behind sequence `after`, oldest first."""
+        async with self._database.scanning() as connection:
+            return await events.after(connection, sandbox_id, after, limit)
+
     async def events(self, caller: Caller, sandbox_id: str, after: int, idle_s: float) -> AsyncIterator[Event | None]:
         """The events of a sandbox behind sequence `after`, as they happen, until it is over and its commands have
         their ends; None after `idle_s` of silence.

@@ -22,6 +22,13 @@ class EventType(StrEnum):
     FAILED = "sandbox.failed"
     COMMAND_STARTED = "sandbox.command.started"
     COMMAND_ENDED = "sandbox.command.ended"
+    FILE_WRITTEN = "sandbox.file.written"
+    FILE_MOVED = "sandbox.file.moved"
+    FILE_REMOVED = "sandbox.file.removed"
+    FILE_MODE = "sandbox.file.mode_changed"
+    DIRECTORY_MADE = "sandbox.directory.made"
+    LIMIT_WARNING = "sandbox.limit.warning"
+    LIMIT_REACHED = "sandbox.limit.reached"
 
 
 INTERNAL: Final = frozenset(
@@ -31,12 +38,29 @@ INTERNAL: Final = frozenset(
         EventType.CHANGED,
         EventType.COMMAND_STARTED,
         EventType.COMMAND_ENDED,
+        EventType.FILE_WRITTEN,
+        EventType.FILE_MOVED,
+        EventType.FILE_REMOVED,
+        EventType.FILE_MODE,
+        EventType.DIRECTORY_MADE,
     }
 )
 """Seen on the event stream and in the record alone."""
 
 PUBLIC: Final = frozenset(EventType) - INTERNAL
 """What webhooks are sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that was done in a sandbox, to be written behind what happened before."""
+
+    sandbox: str
+    organisation: str
+    type: EventType
+    at: int
+    actor: str
+    data: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.commands import Command, Outcome
 from boxkeep_server.model.errors import Invalid
-from boxkeep_server.model.events import EventType
+from boxkeep_server.model.events import EventType, Note
 from boxkeep_server.model.ids import is_id
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.schema import commands, events, sandboxes
@@ -71,15 +71,19 @@ class CommandRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def write(self, opened: Sequence[Command], ended: Sequence[Ending]) -> Mapping[str, Command]:
-        """Write beginnings and ends in one transaction, each once however often it is written; the rows of the ends as
-        they then are: where another end was written before, that one."""
+    async def write(
+        self, opened: Sequence[Command], ended: Sequence[Ending], notes: Sequence[Note] = ()
+    ) -> Mapping[str, Command]:
+        """Write beginnings and ends in one transaction, each once however often it is written, and notes; the rows of
+        the ends as they then are: where another end was written before, that one."""
         try:
-            return await self._write(opened, ended, again=False)
+            return await self._write(opened, ended, notes, again=False)
         except IntegrityError:  # a beginning was written before, and the word of it was lost
-            return await self._write(opened, ended, again=True)
+            return await self._write(opened, ended, notes, again=True)
 
-    async def _write(self, opened: Sequence[Command], ended: Sequence[Ending], *, again: bool) -> Mapping[str, Command]:
+    async def _write(
+        self, opened: Sequence[Command], ended: Sequence[Ending], notes: Sequence[Note], *, again: bool
+    ) -> Mapping[str, Command]:
         ends = {ending.id: ending for ending in ended}
         async with self._database.writing() as connection:
             known = ends.keys() - {one.id for one in opened}
@@ -90,7 +94,7 @@ class CommandRows:
                 await connection.execute(_ADD, [_values(row) for row in new])
             tried = [await _end(connection, ends[name]) for name in ends if name in known]
             settled = [row for row in tried if row is not None]
-            await tell(connection, new, [row for row in (*new, *settled) if row.outcome is not None])
+            await tell(connection, new, [row for row in (*new, *settled) if row.outcome is not None], notes)
             rows = {row.id: row for row in (*new, *settled)}
             lost = await _read(connection, [name for name in ends if name in known and name not in rows])
             return {name: row for name, row in {**rows, **{row.id: row for row in lost}}.items() if name in ends}
@@ -147,9 +151,13 @@ async def _end(connection: AsyncConnection, ending: Ending) -> Command | None:
     return None if row is None else command_of(row)
 
 
-async def tell(connection: AsyncConnection, begun: Sequence[Command], over: Sequence[Command]) -> None:
+async def tell(
+    connection: AsyncConnection, begun: Sequence[Command], over: Sequence[Command], notes: Sequence[Note] = ()
+) -> None:
     """Write events behind each sandbox's last; the sequence alone moves, for the sandbox itself has not changed."""
-    news = [_started_event(row) for row in begun] + [_ended_event(row) for row in over]
+    news = (
+        [_started_event(row) for row in begun] + [_ended_event(row) for row in over] + [_noted(note) for note in notes]
+    )
     counts = Counter(event["sandbox"] for event in news)
     following: dict[str, int] = {}
     for sandbox, count in sorted(counts.items()):
@@ -175,6 +183,17 @@ def _started_event(row: Command) -> dict[str, Any]:
 def _ended_event(row: Command) -> dict[str, Any]:
     data = {"processId": row.id, "outcome": row.outcome, "exitCode": row.exit_code}
     return _event(row, EventType.COMMAND_ENDED, row.ended_at or row.started_at, "system", data)
+
+
+def _noted(note: Note) -> dict[str, Any]:
+    return {
+        "sandbox": note.sandbox,
+        "organisation": note.organisation,
+        "type": note.type,
+        "at": note.at,
+        "actor": note.actor,
+        "data": orjson.dumps(note.data).decode(),
+    }
 
 
 def _event(row: Command, kind: EventType, at: int, actor: str, data: Mapping[str, object]) -> dict[str, Any]:

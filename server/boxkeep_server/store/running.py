@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.hours import Span, month_of, month_start, split
-from boxkeep_server.store.schema import month_sums, organisations, plans, spans
+from boxkeep_server.store.schema import limit_notices, month_sums, organisations, plans, spans
 from boxkeep_server.store.upserts import insert_or
 
 _IS_OPEN = spans.c.end.is_(None)
@@ -51,8 +51,8 @@ async def used(connection: AsyncConnection, organisation: str, now: int) -> int:
     return (ended or 0) + (await connection.execute(still)).scalar_one()
 
 
-async def used_up(connection: AsyncConnection, now: int) -> Sequence[str]:
-    """Organisations whose running sandboxes have used up the hours of their plan in the month of `now`."""
+async def used_up(connection: AsyncConnection, now: int, percent: int = 100) -> Sequence[str]:
+    """Organisations whose running sandboxes have used up that part of their plan's hours in the month of `now`."""
     ended = sa.func.coalesce(month_sums.c.ms, 0)
     this_month = sa.and_(month_sums.c.organisation == spans.c.organisation, month_sums.c.month == month_of(now))
     query = (
@@ -62,9 +62,27 @@ async def used_up(connection: AsyncConnection, now: int) -> Sequence[str]:
         .outerjoin(month_sums, this_month)
         .where(_IS_OPEN, plans.c.month_ms.is_not(None))
         .group_by(spans.c.organisation, plans.c.month_ms, month_sums.c.ms)
-        .having(ended + _ran_so_far(now) >= plans.c.month_ms)
+        .having((ended + _ran_so_far(now)) * 100 >= plans.c.month_ms * percent)
     )
     return list((await connection.execute(query)).scalars())
+
+
+async def untold(connection: AsyncConnection, organisations_: Sequence[str], now: int, percent: int) -> Sequence[str]:
+    """Those of the organisations that were not told yet of that part in the month of `now`."""
+    query = sa.select(limit_notices.c.organisation).where(
+        limit_notices.c.organisation.in_(organisations_),
+        limit_notices.c.month == month_of(now),
+        limit_notices.c.percent == percent,
+    )
+    told = set((await connection.execute(query)).scalars())
+    return [one for one in organisations_ if one not in told]
+
+
+async def note_told(connection: AsyncConnection, organisation: str, now: int, percent: int) -> bool:
+    """Note that an organisation is told of that part in the month of `now`; False if it was before."""
+    values = {"organisation": organisation, "month": month_of(now), "percent": percent, "at": now}
+    noted = await connection.execute(insert_or(connection, limit_notices).values(values).on_conflict_do_nothing())
+    return bool(noted.rowcount)
 
 
 def _ran_so_far(now: int) -> "sa.ColumnElement[int]":

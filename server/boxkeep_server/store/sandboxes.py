@@ -136,6 +136,18 @@ async def states(connection: AsyncConnection, ids: Collection[str]) -> dict[str,
     return {row.id: (Status(row.status), row.epoch) for row in await connection.execute(query)}
 
 
+async def tell(
+    connection: AsyncConnection, sandbox: Sandbox, event: EventType, at: int, actor: str, data: Mapping[str, object]
+) -> None:
+    """Write an event of a sandbox behind its last; the sandbox itself does not change."""
+    moved = sa.update(sandboxes).where(sandboxes.c.id == sandbox.id).values(sequence=sandboxes.c.sequence + 1)
+    sequence = (await connection.execute(moved.returning(sandboxes.c.sequence))).scalar_one_or_none()
+    if sequence is not None:
+        await events.add(
+            connection, sandbox.id, sandbox.organisation, sequence=sequence, event=event, at=at, actor=actor, data=data
+        )
+
+
 async def told_end(connection: AsyncConnection, sandbox_id: str, epoch: int, not_after: int) -> None:
     """Note which end time the node knows; no step and no event, for nothing has changed for anyone else."""
     statement = sa.update(sandboxes).where(sandboxes.c.id == sandbox_id, sandboxes.c.epoch == epoch)

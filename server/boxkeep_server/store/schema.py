@@ -188,6 +188,16 @@ month_sums = sa.Table(
 )
 """The ended spans of an organisation, summed by UTC month when they end, so that a limit is checked by one row."""
 
+limit_notices = sa.Table(
+    "limit_notices",
+    metadata,
+    _id("organisation", primary_key=True),
+    sa.Column("month", sa.String(7), primary_key=True),
+    sa.Column("percent", sa.Integer, primary_key=True),
+    _ms("at", nullable=False),
+)
+"""Which part of its hours an organisation was told to have used: once a month each, in the transaction that tells."""
+
 events = sa.Table(
     "events",
     metadata,

@@ -24,7 +24,9 @@ from boxkeep_server.web.routes import (
     sandboxes,
     service,
     terminals,
+    timeline,
     transfers,
+    usage,
     webhooks,
 )
 from boxkeep_server.web.terminal_urls import SOCKET_PATH
@@ -37,7 +39,9 @@ OPERATIONS = (
     *terminals.OPERATIONS,
     *files.OPERATIONS,
     *transfers.OPERATIONS,
+    *timeline.OPERATIONS,
     *webhooks.OPERATIONS,
+    *usage.OPERATIONS,
     *later.OPERATIONS,
 )
 

@@ -65,7 +65,7 @@ def document(operations: Iterable[AnyOperation], opened: Iterable[OpenOperation]
 
 def _schemas(operations: list[AnyOperation], opened: list[OpenOperation]) -> tuple[Names, Json]:
     answers = [a for o in operations for a in o.answers.values()] + [a for o in opened for a in o.answers.values()]
-    shown = [model for answer in answers for model in (answer.model, answer.events) if model is not None]
+    shown = [model for answer in answers for model in (answer.model, answer.events, answer.lines) if model is not None]
     wished: list[type[BaseModel]] = [o.query for o in operations] + [o.body for o in operations]
     pairs: list[tuple[Any, Any]] = [(kind, "serialization") for kind in dict.fromkeys([shapes.ErrorShape, *shown])]
     pairs.extend((kind, "validation") for kind in dict.fromkeys(wished))
@@ -144,6 +144,8 @@ def _response(answer: Answer, names: Names) -> Json:
         content[answer.media] = {"schema": schema}
     if answer.events is not None:
         content["text/event-stream"] = {"schema": _event(names[answer.events])}
+    if answer.lines is not None:
+        content["application/x-ndjson"] = {"schema": {"type": "string", "contentSchema": _ref(names[answer.lines])}}
     return described | ({"content": content} if content else {})
 
 

@@ -37,13 +37,15 @@ class Call:
 class Answer:
     """A way in which an operation succeeds. `model` documents a JSON body; other media are opaque bytes.
 
-    `events` documents the data of the server-sent events that it may send instead; `headers` those of its own.
+    `events` documents the data of the server-sent events that it may send instead, `lines` each of the JSON lines;
+    `headers` those of its own.
     """
 
     description: str
     model: type[BaseModel] | None = None
     media: str | None = "application/json"
     events: type[BaseModel] | None = None
+    lines: type[BaseModel] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
 

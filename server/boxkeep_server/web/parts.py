@@ -12,6 +12,7 @@ from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.rates import Rates
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.terminals import Terminals
+from boxkeep_server.control.usage import Accounts
 from boxkeep_server.control.webhooks import Webhooks
 from boxkeep_server.web.metrics import Metrics
 from boxkeep_server.web.tokens import Tokens
@@ -38,6 +39,7 @@ class Parts:
     terminals: Terminals
     tokens: Tokens
     webhooks: Webhooks
+    accounts: Accounts
     public_url: str
     ready: Callable[[], Awaitable[None]] = _always
     metrics: Metrics = field(default_factory=Metrics)

@@ -134,6 +134,99 @@ class EventShape(Shape):
     data: dict[str, Any]
 
 
+class HappeningShape(Shape):
+    """One thing that happened in or to a sandbox."""
+
+    sequence: int
+    at: int
+    type: EventType
+    actor: str
+    data: dict[str, Any]
+
+
+class TimelineShape(Shape):
+    """A page of a timeline; `nextAfter` is where the next one begins, null at the end."""
+
+    items: list[HappeningShape]
+    next_after: int | None
+
+
+class RanShape(Shape):
+    """How long a sandbox ran."""
+
+    id: str
+    running_ms: int
+
+
+class MonthShape(Shape):
+    """How long sandboxes ran in a month."""
+
+    month: str
+    running_ms: int
+
+
+class DayShape(Shape):
+    """How long sandboxes ran on a day."""
+
+    day: str
+    running_ms: int
+
+
+class UsageShape(Shape):
+    """What sandboxes have run within a stretch of time."""
+
+    since: int
+    until: int
+    running_ms: int
+    hours: str
+    sandboxes_created: int
+    sandboxes_run: int
+    sandboxes: list[RanShape]
+    months: list[MonthShape]
+    days: list[DayShape]
+
+
+class PlanShape(Shape):
+    """The limits of a plan; null is without one."""
+
+    name: str
+    max_duration_ms: int | None
+    concurrent: int | None
+    monthly_ms: int | None
+    stored_bytes: int | None
+    paused: int | None
+    features: list[str]
+
+
+class PeriodShape(Shape):
+    """A month of UTC."""
+
+    month: str
+    start: int
+    end: int
+
+
+class BilledMonthShape(MonthShape):
+    """What was used in a month."""
+
+    hours: str
+
+
+class BillingShape(Shape):
+    """A plan, and what was used of it."""
+
+    plan: PlanShape
+    period: PeriodShape
+    used_ms: int
+    used_hours: str
+    remaining_ms: int | None
+    remaining_hours: str | None
+    limit_reached: bool
+    paused_sandboxes: int
+    stored_bytes: int
+    months: list[BilledMonthShape]
+
+
 class ResultShape(Shape):
     """How a command ended, with the last MiB of what it wrote."""
 

@@ -94,6 +94,17 @@ def event(happened: Event) -> dict[str, object]:
     }
 
 
+def happening(event: Event) -> dict[str, object]:
+    """An event as a line of a timeline."""
+    return {
+        "sequence": event.sequence,
+        "at": event.at,
+        "type": event.type,
+        "actor": event.actor,
+        "data": event.data,
+    }
+
+
 def command(row: Command) -> dict[str, object]:
     """A command as an item of a list: what was run and how it ended, never what it read or wrote."""
     ended = row.ended_at

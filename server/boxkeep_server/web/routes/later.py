@@ -9,7 +9,7 @@ from boxkeep_server.model.errors import NotBuilt
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.scopes import Scope
 from boxkeep_server.web import shapes
-from boxkeep_server.web.fields import Fields, Nothing, Query, QueryInt, Text
+from boxkeep_server.web.fields import Fields, Nothing, Query, Text
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 
 SandboxId = Annotated[Text, Field(min_length=1)]
@@ -133,13 +133,6 @@ class Convert(InSandbox):
     output_path: Annotated[Text, Field(min_length=1, max_length=4096)] | None = None
 
 
-class Page(Query):
-    """A stretch of time, in epoch ms."""
-
-    since: QueryInt | None = None
-    until: QueryInt | None = None
-
-
 async def _refused(call: Call, query: Fields, body: Fields, feature: str) -> Response:
     """Say that a feature is not there; where a sandbox is named it must be the caller's."""
     sandbox_id = getattr(body, "id", None) or getattr(query, "id", None)
@@ -232,7 +225,4 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         CallKind.FILES,
         body=Convert,
     ),
-    _later("GET", f"{_S}/timeline", "readTimeline", "The timeline is", Scope.READ, query=OfSandbox),
-    _later("GET", "/v1/usage", "readUsage", "Usage is", Scope.USAGE, CallKind.USAGE, query=Page),
-    _later("GET", "/v1/billing", "readBilling", "Billing is", Scope.USAGE, CallKind.USAGE),
 )

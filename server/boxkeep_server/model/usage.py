@@ -1,0 +1,79 @@
+"""What an organisation has used: spans of running time, added up by sandbox, month and day of UTC."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from boxkeep_server.model.hours import month_of
+from boxkeep_server.model.plans import Plan
+
+DAY_MS = 86_400_000
+
+
+@dataclass(slots=True)
+class Tally:
+    """Running time within [since, until), epoch ms, to the millisecond: each way of adding it up gives the same sum."""
+
+    since: int
+    until: int
+    ms: int = 0
+    sandboxes: Counter[str] = field(default_factory=Counter)
+    months: Counter[str] = field(default_factory=Counter)
+    days: Counter[str] = field(default_factory=Counter)
+
+    def add(self, sandbox: str, start: int, end: int) -> None:
+        """Count a span; what lies outside is left out."""
+        at, end = max(start, self.since), min(end, self.until)
+        while at < end:
+            until = min(end, (at // DAY_MS + 1) * DAY_MS)
+            self.ms += until - at
+            self.sandboxes[sandbox] += until - at
+            self.months[month_of(at)] += until - at
+            self.days[day_of(at)] += until - at
+            at = until
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Running time within a stretch of time, and how many sandboxes were created in it."""
+
+    tally: Tally
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Billing:
+    """An organisation's plan, what it has used of it in the month of now, and in the months before (ms by `YYYY-MM`).
+
+    `stored` is the number of its paused sandboxes and the bytes that are kept of them.
+    """
+
+    plan: Plan
+    start: int
+    end: int
+    used_ms: int
+    months: Mapping[str, int]
+    stored: tuple[int, int]
+
+    @property
+    def remaining_ms(self) -> int | None:
+        """What is left of the month's hours, None without a limit."""
+        return None if self.plan.month_ms is None else max(0, self.plan.month_ms - self.used_ms)
+
+
+def day_of(at_ms: int) -> str:
+    """The UTC day of a time, as `YYYY-MM-DD`."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d")
+
+
+def hours(ms: int) -> str:
+    """Ms as decimal hours, exact to six places and rounded to the nearest."""
+    whole, rest = divmod(ms, 3_600_000)
+    millionths = (rest * 1_000_000 + 1_800_000) // 3_600_000
+    return f"{whole + millionths // 1_000_000}.{millionths % 1_000_000:06d}"
+
+
+def largest(tally: Counter[str], most: int) -> Sequence[tuple[str, int]]:
+    """The largest shares first, at most so many."""
+    return sorted(tally.items(), key=lambda one: (-one[1], one[0]))[:most]
