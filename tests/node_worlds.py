@@ -259,8 +259,11 @@ class Layer:
             del self.host.kept[key]
         return len(old)
 
-    async def clear(self, pausing: Collection[Key]) -> int:
-        halves = [key for key, one in self.host.kept.items() if one.whole is None and key not in pausing]
+    async def halves(self) -> list[Key]:
+        return [key for key, one in self.host.kept.items() if one.whole is None]
+
+    async def clear(self, keys: Collection[Key]) -> int:
+        halves = [key for key in keys if key in self.host.kept and self.host.kept[key].whole is None]
         for key in halves:
             del self.host.kept[key]
         return len(halves)

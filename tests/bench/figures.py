@@ -48,6 +48,7 @@ class Bench:
                 self.echo(box, isolation)
                 self.transfers(box, isolation)
                 self.under_load(box, isolation)
+            self.pauses(isolation)
             self.many_creates(isolation)
             self.deletes(isolation)
             self.idle_cost(isolation)
@@ -89,6 +90,21 @@ class Bench:
             self.tell("exec a shell's `true`", isolation, sampled(lambda: kept.post("/exec", shell), self.count(200)))
             bare = sampled(lambda: kept.post("/exec", _true_in(box.id)), self.count(300))
             self.tell("exec `true` as an argv", isolation, bare)
+
+    def pauses(self, isolation: str) -> None:
+        """From the wish to pause to `paused`, durable on the node, and from the wish to resume to `ready`."""
+        for heap in (0, 200) if isolation == "runsc" else (0,):
+            with fresh(self.api, runtime=COLD_RUNTIME, isolation=isolation) as box, self.kept() as kept:
+                if heap:
+                    box.background(f"exec python3 -c 'import os, time; h = os.urandom({heap} << 20); time.sleep(9999)'")
+                    time.sleep(REFILL_S)
+                paused, resumed = [], []
+                for _ in range(self.count(10)):
+                    paused.append(timed(lambda: kept.post("/pause?wait=paused", {"id": box.id})))
+                    resumed.append(timed(lambda: kept.post("/resume?wait=ready", {"id": box.id})))
+                what = f"with {heap} MiB in memory" if heap else "idle"
+                self.tell(f"pause, durable on the node, {what}", isolation, Samples(tuple(paused)))
+                self.tell(f"resume, {what}", isolation, Samples(tuple(resumed)))
 
     def under_load(self, box: Sandbox, isolation: str) -> None:
         """The same while others are busy."""

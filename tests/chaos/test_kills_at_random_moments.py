@@ -22,8 +22,9 @@ from tests.services import Service
 SECONDS = float(os.environ.get("TEST_CHAOS_SECONDS", "60"))
 SEED = int(os.environ.get("TEST_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
 WORKERS = 4
+PAUSES = 0.4
 PASSING = {502, 503, 504}
-OUTCOMES = {"exited", "signalled", "timed_out", "cancelled", "out_of_memory", "sandbox_ended"}
+OUTCOMES = {"exited", "signalled", "timed_out", "cancelled", "out_of_memory", "sandbox_ended", "lost_on_files_pause"}
 
 
 class Worker(threading.Thread):
@@ -42,6 +43,8 @@ class Worker(threading.Thread):
                 continue
             for _ in range(self.chance.randrange(4) if self._is_ready(sandbox) else 0):
                 self._exec(sandbox)
+                if self.chance.random() < PAUSES and not self._pause_and_resume(sandbox):
+                    break
             self._end(sandbox)
 
     def _ask(self, method: str, path: str, **more: object) -> httpx.Response | None:
@@ -76,6 +79,35 @@ class Worker(threading.Thread):
             status = response.json()["status"] if response is not None and response.status_code == 200 else "away"
             if status in ("ready", "active", "failed", "ended"):
                 return status in ("ready", "active")
+            time.sleep(0.05)
+        return False
+
+    def _pause_and_resume(self, sandbox: str) -> bool:
+        """Whether it is ready again; all that was acknowledged before must be there."""
+        wait = self.chance.random() < 0.7  # else it is resumed as soon as that may be
+        if not self._until(sandbox, "/pause", {"paused"} if wait else {"pausing", "paused"}):
+            return False
+        if not self._until(sandbox, "/resume", {"ready", "active"}):
+            return False
+        with self.ledger.lock:
+            ran = sum(box == sandbox and outcome == "exited" for box, outcome, _ in self.ledger.finished.values())
+        response = self._ask("GET", "/fs/read", params={"id": sandbox, "path": "/workspace/log"})
+        if ran and response is not None and response.status_code == 200:
+            there = len(response.json()["content"].splitlines())
+            if there < ran:
+                self.ledger.odd(f"{sandbox} lost {ran - there} of {ran} lines by a pause")
+        return True
+
+    def _until(self, sandbox: str, path: str, wanted: set[str]) -> bool:
+        """Ask for a pause or a resume until it came about; false where it will not."""
+        while not self.done.is_set():
+            self._ask("POST", path, json={"id": sandbox})
+            response = self._ask("GET", "", params={"id": sandbox})
+            status = response.json()["status"] if response is not None and response.status_code == 200 else "away"
+            if status in wanted:
+                return True
+            if status in ("failed", "ended"):
+                return False
             time.sleep(0.05)
         return False
 

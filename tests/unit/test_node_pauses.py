@@ -168,3 +168,15 @@ async def test_a_pausing_machine_without_its_disk_is_dead(host: Host) -> None:
     with pytest.raises(refusals.Broken):
         await service.pauses.pause(Key.of(wanted))
     assert service.claims.get(Key.of(wanted)).reason is DeathReason.DISK_LOST
+
+
+async def test_a_half_snapshot_is_swept_when_nobody_is_bound_to_it_and_not_before(host: Host) -> None:
+    service, wanted = await claimed(host)
+    key, stray = Key.of(wanted), Key("s" * 32, 1, "main")
+    host.kept[key], host.kept[stray] = Kept(), Kept()
+    assert [one.items for one in (await service.leaks()).leaks if one.kind == "snapshots"] == [(f"{'s' * 32}-1-main",)]
+    assert await service.sweep_once() == 1
+    assert set(host.kept) == {key}
+    await service.claims.release(key)
+    assert await service.sweep_once() == 1
+    assert host.kept == {}

@@ -181,9 +181,13 @@ class Keeper:
         """See `layer.Keeper.discard`."""
         return await asyncio.to_thread(self.snapshots.discard, sandbox, through)
 
-    async def clear(self, pausing: Collection[Key]) -> int:
+    async def halves(self) -> list[Key]:
+        """See `layer.Keeper.halves`."""
+        return await asyncio.to_thread(self.snapshots.halves)
+
+    async def clear(self, keys: Collection[Key]) -> int:
         """See `layer.Keeper.clear`."""
-        return await asyncio.to_thread(self.snapshots.clear, pausing)
+        return await asyncio.to_thread(self.snapshots.clear, keys)
 
 
 def processor_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """What claims and pool ask of the machines of a node: the seam between who owns a machine and how one is made."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -214,8 +214,11 @@ class Keeper(Protocol):
     async def discard(self, sandbox: str, through: int) -> int:
         """Remove every snapshot of a sandbox up to that epoch; how many. May be repeated."""
 
-    async def clear(self, pausing: Collection[Key]) -> int:
-        """Remove what was begun and not finished, but for those; how many."""
+    async def halves(self) -> Sequence[Key]:
+        """What was begun and is not whole, be it under way or left behind."""
+
+    async def clear(self, keys: Collection[Key]) -> int:
+        """Remove those of these that are not whole, none of them under way; how many."""
 
 
 class Observer(Protocol):

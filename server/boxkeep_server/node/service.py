@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from boxkeep_server.model.node_api import ClaimState, Leaks, NodeFacts, Snapshot
+from boxkeep_server.model.node_api import ClaimState, LeakCount, Leaks, NodeFacts, Snapshot
 from boxkeep_server.node import adoption
 from boxkeep_server.node.adoption import Findings, Plan
 from boxkeep_server.node.berths import Berths
@@ -192,7 +192,7 @@ class Service:
         """Remove machines that belong to nobody, as a removal that failed leaves them; how many."""
         strays = [machine for machine in self._world.observer.found() if machine not in self.owned()]
         await self._each(strays, self._destroy)
-        return len(strays) + await self._world.keeper.clear(self._pausing())
+        return len(strays) + await self._world.keeper.clear(await self._stray_halves())
 
     async def discard(self, sandbox: str, through: int) -> int:
         """Remove every snapshot of a sandbox up to that epoch; how many. May be repeated."""
@@ -208,7 +208,9 @@ class Service:
 
     async def leaks(self) -> Leaks:
         """What belongs to nobody."""
-        return await self._world.leaks(self.owned())
+        found = await self._world.leaks(self.owned())
+        halves = tuple(f"{key.sandbox}-{key.epoch}-{key.role}" for key in await self._stray_halves())
+        return Leaks(leaks=(*found.leaks, LeakCount(kind="snapshots", items=halves)))
 
     def facts(self) -> NodeFacts:
         """What this node is and can do, and how full it is."""
@@ -228,8 +230,11 @@ class Service:
             admitting=self.admits(self.claims.taken()),
         )
 
-    def _pausing(self) -> set[Key]:
-        return {held.key for held in self._ledger if held.binding.state is ClaimState.PAUSING}
+    async def _stray_halves(self) -> list[Key]:
+        """Halves of snapshots of what is not bound any more: nobody brings them to an end. One of what is bound may be
+        under way, now or at any moment."""
+        halves = await self._world.keeper.halves()
+        return [key for key in halves if self._ledger.get(key) is None]
 
     def _room_for_warm(self) -> bool:
         machines = self.claims.taken() + len(self.pool.owned())

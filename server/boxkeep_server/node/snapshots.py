@@ -159,9 +159,13 @@ class Snapshots:
             self._remove(path)
         return len(old)
 
-    def clear(self, but: Collection[Key]) -> int:
-        """Remove what is not whole, but for those keys; how many."""
-        halves = [path for key, path in self._directories() if key not in but and not (path / _MANIFEST).exists()]
+    def halves(self) -> list[Key]:
+        """What was begun and is not whole."""
+        return [key for key, path in self._directories() if not (path / _MANIFEST).exists()]
+
+    def clear(self, keys: Collection[Key]) -> int:
+        """Remove those of these that are not whole; how many."""
+        halves = [path for path in map(self._path, keys) if not (path / _MANIFEST).exists()]
         for path in halves:
             self._remove(path)
         return len(halves)
