@@ -22,6 +22,11 @@ _QUOTA_RESCAN: Final = 0x4040942C
 _FS_INFO: Final = 0x8400941F
 _SYNC: Final = 0x9408
 
+# Of linux/fs.h.
+_GET_FLAGS: Final = 0x80086601
+_SET_FLAGS: Final = 0x40086602
+_NO_COPY_ON_WRITE: Final = 0x00800000
+
 _QUOTA_ENABLE: Final = 1
 _LIMIT_MAX_REFERENCED: Final = 1
 _READ_ONLY: Final = 2
@@ -61,6 +66,16 @@ def subvolume_id(path: Path) -> int:
         fcntl.ioctl(directory, _INO_LOOKUP, argument)
     found: int = struct.unpack_from("=Q", argument)[0]
     return found
+
+
+def write_in_place(directory: Path) -> None:
+    """Have files that are made in a directory from now on written as they are: not compressed, not elsewhere at each
+    write. The kernel then keeps no sums of them."""
+    with _Directory(directory) as descriptor:
+        flags = bytearray(8)
+        fcntl.ioctl(descriptor, _GET_FLAGS, flags)
+        (before,) = struct.unpack_from("=I", flags)
+        fcntl.ioctl(descriptor, _SET_FLAGS, struct.pack("=Q", before | _NO_COPY_ON_WRITE))
 
 
 def referenced(subvolume: Path) -> int:

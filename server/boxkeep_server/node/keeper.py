@@ -13,7 +13,7 @@ from boxkeep_server.model.node_api import Isolation, IsolationFacts, Snapshot
 from boxkeep_server.node.images import Image
 from boxkeep_server.node.keys import Key
 from boxkeep_server.node.layer import Clock, MachineFailed, NoSpace, Revival, Subject, Unfit
-from boxkeep_server.node.machines import Machines, boot_id
+from boxkeep_server.node.machines import Machines, boot_id, told
 from boxkeep_server.node.parts import MemoryImage, Origin
 from boxkeep_server.node.records import Machine
 from boxkeep_server.node.runtimes import RuntimeFailed
@@ -22,6 +22,7 @@ from boxkeep_server.node.snapshots import Damaged, FileSum, Manifest, Snapshots
 _log = logging.getLogger(__name__)
 
 _SPARE_BYTES: Final = 256 << 20
+_LAPS: Final = ("earlier commands", "standstill", "processes", "disk and sums", "seal")
 _MEMORY_LOST: Final = "The machine ended before its memory was written"
 
 
@@ -52,14 +53,16 @@ class Keeper:
             found = await asyncio.to_thread(self.snapshots.read, subject.key)
             if found is not None:
                 return found.snapshot
-            began = time.perf_counter()
+            laps = [time.perf_counter()]
             machine = subject.record
             if machine is not None and self.machines.alive(machine):
                 await self.machines.settled(machine.id)
+            laps.append(time.perf_counter())
             if machine is not None and self.machines.alive(machine):
                 await self._stop(subject.key, machine)
+            laps.append(time.perf_counter())
             try:
-                return await self._take(subject, began)
+                return await self._take(subject, laps)
             except BaseException:
                 if machine is not None and machine.isolation == "runc":
                     self.machines.thaw(machine.id)
@@ -84,12 +87,13 @@ class Keeper:
         if (free := self.free_bytes()) < memory + _SPARE_BYTES:
             raise NoSpace(f"The node's disks have {free >> 20} MiB left, too little to keep this machine")
 
-    async def _take(self, subject: Subject, began: float) -> Snapshot:
+    async def _take(self, subject: Subject, laps: list[float]) -> Snapshot:
         key, machine = subject.key, subject.record
         if subject.isolation == "runsc":
             await self.machines.stop(subject.machine)
         if not self.snapshots.begun(key):
             await asyncio.to_thread(self.snapshots.begin, key)
+        laps.append(time.perf_counter())
         can = self.isolations.get(subject.isolation)
         memory_wanted = subject.isolation == "runsc" and can is not None and can.pause_keeps == "memory"
         memory = memory_wanted and await asyncio.to_thread(self.snapshots.written, key, boot_id())
@@ -97,6 +101,7 @@ class Keeper:
         sums, disk_bytes = await asyncio.gather(
             asyncio.to_thread(summing, key), asyncio.to_thread(self.snapshots.take_disk, key, subject.machine)
         )
+        laps.append(time.perf_counter())
         snapshot = Snapshot(
             sandbox=key.sandbox,
             epoch=key.epoch,
@@ -108,7 +113,7 @@ class Keeper:
             lost=_MEMORY_LOST if memory_wanted and not memory else None,
             bytes=disk_bytes + sum(one.bytes for one in sums.values()),
             taken_at=self.now(),
-            stood_ms=int((time.perf_counter() - began) * 1000),
+            stood_ms=int((laps[-1] - laps[0]) * 1000),
         )
         manifest = Manifest(
             snapshot=snapshot,
@@ -120,6 +125,8 @@ class Keeper:
             memory=sums,
         )
         await asyncio.to_thread(self.snapshots.seal, key, manifest)
+        laps.append(time.perf_counter())
+        _log.info("machine %s is kept: %s", subject.machine, told(laps, _LAPS))
         return snapshot
 
     def _without_memory(self, key: Key) -> dict[str, FileSum]:

@@ -93,7 +93,7 @@ class Machines:
         await self._wait_for_guest(machine)
         await self._allow_slack(machine, _RESTING_SLACK_NS)
         laps.append(time.perf_counter())
-        _log.info("machine %s is up: %s", machine.id, _told(laps, ("disk and network", "body", "runtime", "guest")))
+        _log.info("machine %s is up: %s", machine.id, told(laps, ("disk and network", "body", "runtime", "guest")))
         return machine
 
     async def write_memory(self, machine: Machine, directory: Path, mark: Path) -> None:
@@ -378,7 +378,8 @@ async def _listens(address: str, port: int) -> bool:
     return True
 
 
-def _told(laps: Sequence[float], names: Sequence[str]) -> str:
+def told(laps: Sequence[float], names: Sequence[str]) -> str:
+    """What took how long, for the log: the time between each two of `laps` (seconds) by its name."""
     return ", ".join(
         f"{name} {(after - before) * 1000:.0f} ms" for name, before, after in zip(names, laps, laps[1:], strict=False)
     )

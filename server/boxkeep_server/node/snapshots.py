@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from boxkeep_server.model.ids import is_id
 from boxkeep_server.model.node_api import Id, Snapshot
-from boxkeep_server.node import durable
+from boxkeep_server.node import btrfs, durable
 from boxkeep_server.node.disks import Disks
 from boxkeep_server.node.keys import Key
 
@@ -98,6 +98,7 @@ class Snapshots:
         path = self._path(key)
         self._remove(path)
         (path / _MEMORY).mkdir(mode=0o700, parents=True)
+        btrfs.write_in_place(path / _MEMORY)  # we keep sums of our own; to compress it takes longer than to write it
 
     def begun(self, key: Key) -> bool:
         """Whether there is anything of a snapshot."""
