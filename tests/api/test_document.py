@@ -37,10 +37,8 @@ ROUTES: dict[Scope, tuple[str, ...]] = {
     F: (
         *(f"GET {S}/fs/{verb}" for verb in ("read", "list", "stat", "download")),
         *(f"POST {S}/fs/{verb}" for verb in ("write", "mkdir", "move", "remove", "chmod", "url")),
-        *(f"{method} {S}/artifacts" for method in ("GET", "POST")),
         f"PUT {S}/fs/upload",
         f"HEAD {S}/fs/download",
-        f"GET {S}/artifacts/url",
         f"POST {S}/documents/convert",
     ),
     Scope.WEBHOOKS: (
