@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.reconcile.retire import SPARED_MS, Retire
 from boxkeep_server.model.artifacts import Artifact
+from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.plans import BUILT_IN
 from boxkeep_server.model.sandboxes import NewSandbox, Reason
 from boxkeep_server.model.scopes import Scope
@@ -188,16 +190,26 @@ async def test_artifacts_outlive_their_sandbox_and_can_be_deleted_then(
 
 
 async def test_a_folder_is_published_without_following_links(
-    stage: Stage, api: httpx.AsyncClient, own_guest: GuestProgram, key: str
+    stage: Stage, api: httpx.AsyncClient, box: str, key: str, guest_program: GuestProgram
 ) -> None:
-    box = await stage.ready_sandbox(key, own_guest.address)
-    root = "/workspace/artifacts"
-    script = f"rm -rf {root}; mkdir -p {root}/sub; echo a >{root}/a.txt; echo b >{root}/sub/b; ln -s /etc {root}/etc"
-    ran = await api.post(f"{S}/exec", json={"id": box, "command": script, "cwd": "/"})
-    assert ran.json()["exitCode"] == 0, ran.text
-    done = (await api.post(A, json={"id": box})).json()
-    assert [item["key"] for item in done["items"]] == ["a.txt", "sub/b"]
-    assert done["skipped"] == ["etc"]
+    root = guest_program.workspace / "artifacts"
+    (root / "sub").mkdir(parents=True)
+    (root / "a.txt").write_text("a")
+    (root / "sub" / "b").write_text("b")
+    (root / "etc").symlink_to("/etc")
+    (root / "passwd").symlink_to("/etc/passwd")
+    use = Artifacts(
+        stage.database, stage.steps, stage.sandboxes, stage.parts.files, stage.blobs, new_id, folder=str(root)
+    )
+    done = await use.publish_folder(await stage.keys.authenticate(key), box)
+    assert [item.key for item in done.items] == ["a.txt", "sub/b"]
+    assert list(done.skipped) == ["etc", "passwd"]
+    assert (await api.get(f"{A}/download", params={"id": box, "key": "sub/b"})).content == b"b"
+
+
+async def test_a_folder_that_is_not_there_publishes_nothing(api: httpx.AsyncClient, box: str) -> None:
+    assert (await api.post(A, json={"id": box})).json() == {"items": [], "skipped": []}
+    assert (await api.post(A, json={"id": box, "key": "x"})).status_code == 400
 
 
 async def test_each_change_is_an_event_in_order(stage: Stage, api: httpx.AsyncClient, box: str) -> None:

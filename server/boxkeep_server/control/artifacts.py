@@ -72,6 +72,7 @@ class Artifacts:
         files: Files,
         blobs: Blobs,
         draw_id: Callable[[], str] = new_id,
+        folder: str = FOLDER,
     ) -> None:
         self._database = database
         self._steps = steps
@@ -79,6 +80,7 @@ class Artifacts:
         self._files = files
         self._blobs = blobs
         self._draw_id = draw_id
+        self._folder = folder
 
     async def publish(
         self,
@@ -178,7 +180,7 @@ class Artifacts:
             LimitReached: the plan's storage is used up; what was published before stays.
         """
         found, skipped = await self._below(caller, sandbox_id)
-        items = [await self.publish(caller, sandbox_id, Place(path=f"{FOLDER}/{key}"), key=key) for key in found]
+        items = [await self.publish(caller, sandbox_id, Place(path=f"{self._folder}/{key}"), key=key) for key in found]
         return Published(items, skipped)
 
     async def _below(self, caller: Caller, sandbox_id: str) -> tuple[Sequence[str], Sequence[str]]:
@@ -198,17 +200,17 @@ class Artifacts:
                 else:
                     skipped.append(key)
             if len(found) + len(skipped) + len(waiting) > MOST_AT_ONCE:
-                raise TooLarge(f"{FOLDER} holds more than {MOST_AT_ONCE} files")
+                raise TooLarge(f"{self._folder} holds more than {MOST_AT_ONCE} files")
         return sorted(found), sorted(skipped)
 
     async def _entries(self, caller: Caller, sandbox_id: str, folder: str) -> Sequence[Entry]:
         """What a folder holds; one that is not there holds nothing."""
         try:
-            if (await self._files.stat(caller, sandbox_id, Place(path=f"{FOLDER}/{folder}".rstrip("/")))).type != (
-                "directory"
-            ):
+            if (
+                await self._files.stat(caller, sandbox_id, Place(path=f"{self._folder}/{folder}".rstrip("/")))
+            ).type != ("directory"):
                 return []
-            return await self._files.list(caller, sandbox_id, Place(path=f"{FOLDER}/{folder}"))
+            return await self._files.list(caller, sandbox_id, Place(path=f"{self._folder}/{folder}"))
         except SandboxNotFound:
             raise
         except NotFound:
