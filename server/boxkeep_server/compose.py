@@ -14,6 +14,10 @@ from functools import partial
 import uvicorn
 import uvloop
 
+from boxkeep_server.blobs.interface import Blobs
+from boxkeep_server.blobs.local import LocalBlobs
+from boxkeep_server.blobs.s3 import Bucket, S3Blobs
+from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.files import Files
@@ -37,6 +41,7 @@ from boxkeep_server.control.reconcile.observe import Observe
 from boxkeep_server.control.reconcile.pause import Pause
 from boxkeep_server.control.reconcile.place import Place
 from boxkeep_server.control.reconcile.release import Release
+from boxkeep_server.control.reconcile.retire import Retire
 from boxkeep_server.control.reconcile.runner import Round
 from boxkeep_server.control.reconcile.warn import Warn
 from boxkeep_server.control.record import Recorder
@@ -154,6 +159,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     liveness = Liveness(sandboxes.states, partial(_any_change, changes))
     visits = Visits(reacher, guests, liveness, now_ms, pausing.awake)
     recorder = Recorder(rows.write)
+    files = Files(visits, recorder, now_ms)
     settler = Settler(visits=visits, rows=rows, recorder=recorder, oom_kills=reacher.oom_kills, now_ms=now_ms)
     expire = Expire(database, steps, pausing, at_hours_limit=settings.control.at_hours_limit)
     idle = Idle(
@@ -163,6 +169,8 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         busy=lambda sandbox: settler.attends(sandbox) or liveness.waited_for(sandbox),
         used_at=visits.used_at,
     )
+    blobs = blobs_of(settings)
+    retire = Retire(database, steps, blobs, kept_ms=settings.blobs.artifacts_kept_days * 24 * HOUR_MS)
     rounds = (
         Round("place", place.run_once, 0.5, (PLACE,)),
         Round("release", release.run_once, 1.0, (RELEASE,)),
@@ -174,6 +182,8 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         Round("observe", observe.run_once, 2.0, (OBSERVE,)),
         Round("extend", Extend(database, steps, engine).run_once, 2.0, (EXTEND,)),
         Round("deliver", deliver.run_once, 0.25, (DELIVER,)),
+        Round("retire", retire.run_once, 60.0),
+        Round("sweep", retire.sweep, HOUR_MS / 1000),
         Round("collect", Collect(database, steps, **keeping).run_once, 60.0),
     )
     parts = Parts(
@@ -184,7 +194,8 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         pausing=pausing,
         commands=Commands(visits=visits, recorder=recorder, settler=settler, new_id=new_id, now_ms=now_ms),
         processes=Processes(visits=visits, rows=rows, settler=settler, now_ms=now_ms),
-        files=Files(visits, recorder, now_ms),
+        files=files,
+        artifacts=Artifacts(database, steps, sandboxes, files, blobs),
         terminals=Terminals(visits=visits, recorder=recorder, settler=settler, rows=rows, now_ms=now_ms),
         tokens=Tokens(key_file(settings.lib / "control" / "tokens.key"), now_ms),
         webhooks=Webhooks(database, changes, seal, reach, now_ms),
@@ -202,6 +213,25 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         recorder=recorder,
         settler=settler,
         liveness=liveness,
+    )
+
+
+def blobs_of(settings: Settings) -> Blobs:
+    """The store of blobs that an instance is set to: its bucket, or a directory of its own."""
+    wished = settings.blobs
+    if wished.bucket is None:
+        return LocalBlobs(settings.lib / "control" / "blobs")
+    return S3Blobs(
+        Bucket(
+            wished.bucket,
+            wished.prefix,
+            wished.endpoint,
+            wished.region,
+            wished.path_style,
+            wished.access_key_id,
+            wished.secret_access_key,
+            wished.timeout_s,
+        )
     )
 
 

@@ -53,6 +53,32 @@ class ControlSettings(Section):
     ] = 7
 
 
+class BlobSettings(Section):
+    """Where artifacts are kept: a directory of the instance, or a bucket of S3 or its kin."""
+
+    bucket: Annotated[
+        str | None, Field(min_length=3, max_length=63, description="Bucket to keep blobs in; by default a directory.")
+    ] = None
+    prefix: Annotated[str | None, Field(description="What the keys in the bucket begin with.")] = None
+    endpoint: Annotated[
+        str | None, Field(pattern="^https?://", description="URL of the S3 service; by default that of the region.")
+    ] = None
+    region: Annotated[str | None, Field(description="Region of the bucket; by default the environment's.")] = None
+    path_style: Annotated[bool, Field(description="Whether the bucket is named in the path, not in the host.")] = True
+    access_key_id: Annotated[
+        str | None, Field(description="Id of the access key; by default from the standard environment.")
+    ] = None
+    secret_access_key: Annotated[
+        str | None, Field(repr=False, description="The access key; by default from the standard environment.")
+    ] = None
+    timeout_s: Annotated[float, Field(gt=0, description="How long one request to the bucket may take, in seconds.")] = (
+        30.0
+    )
+    artifacts_kept_days: Annotated[
+        int, Field(ge=1, description="How long artifacts are kept after they were published, in days.")
+    ] = 30
+
+
 class NodeSettings(Section):
     """The node: images, disks, network, runtimes."""
 
@@ -109,6 +135,7 @@ class Settings(Section):
     )
     log_root: Annotated[Path, Field(description="Where the services write their logs.")] = Path("/var/log/boxkeep")
     control: ControlSettings = ControlSettings()
+    blobs: BlobSettings = BlobSettings()
     node: NodeSettings = NodeSettings()
 
     @field_validator("lib_root", "run_root", "log_root")

@@ -10,6 +10,9 @@ from typing import Any
 
 import httpx
 
+from boxkeep_server.blobs.interface import Blobs
+from boxkeep_server.blobs.local import LocalBlobs
+from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.files import Files
@@ -109,8 +112,11 @@ class LooseReacher(Reacher):
 class Stage:
     """Everything together."""
 
-    def __init__(self, database: Database, pool: GuestPool, rates: dict[CallKind, Rate] | None = None) -> None:
+    def __init__(
+        self, database: Database, pool: GuestPool, blobs: Blobs, rates: dict[CallKind, Rate] | None = None
+    ) -> None:
         self.database = database
+        self.blobs = blobs
         self.clock = Clock()
         self.changes = Changes()
         self.steps = Steps(database, self.changes, self.clock)
@@ -134,6 +140,7 @@ class Stage:
         )
         self._release = Release(database, self.steps, self.node, self.reacher)  # type: ignore[arg-type]
         self._running = (self.recorder.run, self.settler.run, liveness.run, self._releasing)
+        files = Files(visits, self.recorder, self.clock)
         self.parts = Parts(
             keys=self.keys,
             rates=Rates(time.monotonic, limited=rates is not None, rates=rates or RATES),
@@ -144,7 +151,8 @@ class Stage:
                 visits=visits, recorder=self.recorder, settler=self.settler, new_id=new_id, now_ms=self.clock
             ),
             processes=Processes(visits=visits, rows=self.rows, settler=self.settler, now_ms=self.clock),
-            files=Files(visits, self.recorder, self.clock),
+            files=files,
+            artifacts=Artifacts(database, self.steps, self.sandboxes, files, self.blobs),
             terminals=Terminals(
                 visits=visits, rows=self.rows, recorder=self.recorder, settler=self.settler, now_ms=self.clock
             ),
@@ -229,7 +237,7 @@ async def staged(directory: Path, pool: GuestPool, **options: Any) -> AsyncItera
     """A stage with a store of its own, running."""
     database = await Database.open(f"sqlite+aiosqlite:///{directory / 'store.sqlite3'}")
     try:
-        async with Stage(database, pool, **options).running() as stage:
+        async with Stage(database, pool, LocalBlobs(directory / "blobs"), **options).running() as stage:
             yield stage
     finally:
         await database.close()

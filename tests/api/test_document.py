@@ -37,10 +37,10 @@ ROUTES: dict[Scope, tuple[str, ...]] = {
     F: (
         *(f"GET {S}/fs/{verb}" for verb in ("read", "list", "stat", "download")),
         *(f"POST {S}/fs/{verb}" for verb in ("write", "mkdir", "move", "remove", "chmod", "url")),
-        *(f"{method} {S}/artifacts" for method in ("GET", "POST")),
+        *(f"{method} {S}/artifacts" for method in ("GET", "POST", "DELETE")),
+        *(f"GET {S}/artifacts/{noun}" for noun in ("url", "download")),
         f"PUT {S}/fs/upload",
         f"HEAD {S}/fs/download",
-        f"GET {S}/artifacts/url",
         f"POST {S}/documents/convert",
     ),
     Scope.WEBHOOKS: (
@@ -129,7 +129,7 @@ def test_every_post_takes_an_idempotency_key_and_says_which_answers_are_secret(d
     assert all(about.values())
     secret = {f"{operation.method} {operation.path}" for operation in OPERATIONS if operation.secret}
     posted = {f"POST {S}/fs/url", "POST /v1/webhooks", "POST /v1/webhooks/rotate"}
-    assert secret == {f"GET {S}", f"PATCH {S}", f"GET {S}/terminal", *posted}
+    assert secret == {f"GET {S}", f"PATCH {S}", f"GET {S}/terminal", f"GET {S}/artifacts/url", *posted}
     assert {route for route, said in about.items() if "not kept: the same request" in said[-1]} == posted
 
 

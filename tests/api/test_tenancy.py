@@ -18,6 +18,8 @@ PATH = "/v1/sandboxes"
 AT = {"path": "/x"}
 PROCESS = {"processId": "a" * 32}
 NONE: dict[str, Any] = {}
+OUTLIVING = ("artifactUrl", "downloadArtifact", "deleteArtifact")
+"""What is asked of things that outlive their sandbox: these are not found, whether it is there or not."""
 FIELDS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("readSandboxes", "endSandbox", "pauseSandbox", "resumeSandbox", "watchEvents"), NONE),
     **dict.fromkeys(("listProcesses", "openTerminal", "listPorts", "takeCheckpoint", "listCheckpoints"), NONE),
@@ -33,8 +35,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "chmodFile": {**AT, "mode": 0},
     "urlFile": {**AT, "operation": "download"},
     "restoreCheckpoint": {"checkpointId": "c"},
-    "keepArtifact": AT,
-    "artifactUrl": {"key": "k"},
+    "publishArtifact": AT,
+    **{name: {"key": "k"} for name in OUTLIVING},
     "navigatePreview": {"url": "http://localhost"},
     "resizePreview": {"width": 800, "height": 600},
     "requestHandoff": {"reason": "mfa", "message": "m"},
@@ -80,7 +82,8 @@ async def test_nothing_of_another_organisation_is_visible(stranger: httpx.AsyncC
     for operation in NAMED:
         theirs = await stranger.request(operation.method, operation.path, **_asked(operation, box))
         never = await stranger.request(operation.method, operation.path, **_asked(operation, new_id()))
-        assert _said(theirs) == _refusal(operation, 404, error="Sandbox session not found"), operation.name
+        missing = "Artifact not found" if operation.name in OUTLIVING else "Sandbox session not found"
+        assert _said(theirs) == _refusal(operation, 404, error=missing), operation.name
         assert (never.status_code, never.content) == (theirs.status_code, theirs.content), operation.name
         assert {*theirs.headers} == {*never.headers}, operation.name
     assert (await stranger.get(PATH)).json()["items"] == []

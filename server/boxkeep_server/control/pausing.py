@@ -13,7 +13,7 @@ from boxkeep_server.model.events import EventType
 from boxkeep_server.model.plans import Plan
 from boxkeep_server.model.sandboxes import Reason, Sandbox
 from boxkeep_server.model.statuses import OVER, Status
-from boxkeep_server.store import organisations, sandboxes
+from boxkeep_server.store import organisations, sandboxes, storage
 from boxkeep_server.store.database import Database
 
 _TRIES: Final = 50
@@ -132,8 +132,8 @@ class Pausing:
 
 
 async def _check_storage(connection: AsyncConnection, organisation: str, plan: Plan) -> None:
-    count, size = await sandboxes.stored(connection, organisation)
-    if plan.paused is not None and count >= plan.paused:
+    stored = await storage.stored(connection, organisation)
+    if plan.paused is not None and stored.paused >= plan.paused:
         raise LimitReached("Storage limit reached", limit="paused", limitCount=plan.paused)
-    if plan.stored_bytes is not None and size >= plan.stored_bytes:
+    if plan.stored_bytes is not None and stored.bytes >= plan.stored_bytes:
         raise LimitReached("Storage limit reached", limit="storedBytes", limitBytes=plan.stored_bytes)

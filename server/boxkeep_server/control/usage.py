@@ -6,7 +6,7 @@ from boxkeep_server.control.keys import Caller
 from boxkeep_server.model.errors import Invalid
 from boxkeep_server.model.hours import month_of, month_start, next_month_start
 from boxkeep_server.model.usage import Billing, Usage
-from boxkeep_server.store import running, sandboxes, usage
+from boxkeep_server.store import running, storage, usage
 from boxkeep_server.store.database import Database
 
 LONGEST_MS = 400 * 86_400_000
@@ -43,6 +43,6 @@ class Accounts:
         async with self._database.scanning() as connection:
             used = await running.used(connection, caller.organisation, now)
             months = await usage.months(connection, caller.organisation)
-            stored = await sandboxes.stored(connection, caller.organisation)
+            stored = await storage.stored(connection, caller.organisation)
         before = {month: ms for month, ms in months.items() if month != month_of(now)}
-        return Billing(caller.plan, month_start(now), next_month_start(now), used, before, stored)
+        return Billing(caller.plan, month_start(now), next_month_start(now), used, before, stored.paused, stored.bytes)

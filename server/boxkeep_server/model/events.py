@@ -20,6 +20,7 @@ class EventType(StrEnum):
     ENDING = "sandbox.ending"
     ENDED = "sandbox.ended"
     FAILED = "sandbox.failed"
+    ARTIFACTS_UPDATED = "sandbox.artifacts.updated"
     COMMAND_STARTED = "sandbox.command.started"
     COMMAND_ENDED = "sandbox.command.ended"
     FILE_WRITTEN = "sandbox.file.written"

@@ -46,7 +46,7 @@ class Usage:
 class Billing:
     """An organisation's plan, what it has used of it in the month of now, and in the months before (ms by `YYYY-MM`).
 
-    `stored` is the number of its paused sandboxes and the bytes that are kept of them.
+    `paused` is the number of its paused sandboxes, `stored_bytes` what is kept of them and of artifacts.
     """
 
     plan: Plan
@@ -54,7 +54,8 @@ class Billing:
     end: int
     used_ms: int
     months: Mapping[str, int]
-    stored: tuple[int, int]
+    paused: int
+    stored_bytes: int
 
     @property
     def remaining_ms(self) -> int | None:

@@ -137,14 +137,21 @@ async def states(connection: AsyncConnection, ids: Collection[str]) -> dict[str,
 
 
 async def tell(
-    connection: AsyncConnection, sandbox: Sandbox, event: EventType, at: int, actor: str, data: Mapping[str, object]
+    connection: AsyncConnection,
+    sandbox: str,
+    organisation: str,
+    *,
+    event: EventType,
+    at: int,
+    actor: str,
+    data: Mapping[str, object],
 ) -> None:
-    """Write an event of a sandbox behind its last; the sandbox itself does not change."""
-    moved = sa.update(sandboxes).where(sandboxes.c.id == sandbox.id).values(sequence=sandboxes.c.sequence + 1)
+    """Write an event of a sandbox behind its last, unless it has been forgotten; the sandbox itself does not change."""
+    moved = sa.update(sandboxes).where(sandboxes.c.id == sandbox).values(sequence=sandboxes.c.sequence + 1)
     sequence = (await connection.execute(moved.returning(sandboxes.c.sequence))).scalar_one_or_none()
     if sequence is not None:
         await events.add(
-            connection, sandbox.id, sandbox.organisation, sequence=sequence, event=event, at=at, actor=actor, data=data
+            connection, sandbox, organisation, sequence=sequence, event=event, at=at, actor=actor, data=data
         )
 
 
@@ -175,20 +182,6 @@ async def sealed_env(connection: AsyncConnection, sandbox_id: str) -> bytes | No
 async def counted(connection: AsyncConnection, organisation: str) -> int:
     """How many sandboxes the plan's concurrency counts now."""
     return (await connection.execute(_COUNTED, {"of": organisation})).scalar_one()
-
-
-async def stored(connection: AsyncConnection, organisation: str) -> tuple[int, int]:
-    """How many sandboxes of an organisation are kept or being kept, and the bytes of those that are."""
-    kept = sa.or_(sandboxes.c.kept_epoch.is_not(None), sandboxes.c.status == Status.PAUSING)
-    query = sa.select(sa.func.count(sandboxes.c.id), sa.func.coalesce(sa.func.sum(sandboxes.c.kept_bytes), 0))
-    row = (
-        await connection.execute(
-            query.where(
-                sandboxes.c.organisation == organisation, kept, sandboxes.c.status.not_in((*OVER, Status.ENDING))
-            )
-        )
-    ).one()
-    return int(row[0]), int(row[1])
 
 
 async def kept(connection: AsyncConnection, ids: Collection[str]) -> dict[str, int]:

@@ -333,3 +333,23 @@ deliveries = sa.Table(
 )
 """What is owed to webhooks, written with the event. Nothing refers to the webhook's row: a step of a sandbox must
 never wait for, or fail with, the deletion of a webhook; what is left of one grows old and is collected."""
+
+artifacts = sa.Table(
+    "artifacts",
+    metadata,
+    _id(primary_key=True),
+    _id("organisation", nullable=False),
+    _id("sandbox", nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    _ms("size", nullable=False),
+    sa.Column("content_type", sa.String(200), nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    _ms("created_at", nullable=False),
+    sa.ForeignKeyConstraint(["organisation"], ["organisations.id"]),
+    sa.UniqueConstraint("sandbox", "key"),
+    sa.CheckConstraint("size >= 0", name="size"),
+    sa.Index("ix_artifacts_stored", "organisation", "size"),
+    sa.Index("ix_artifacts_age", "created_at"),
+)
+"""Files that outlive their sandbox: no row of a sandbox is referred to. The blob's key is made of the first three ids,
+so that a row names one blob and a blob that no row names is nobody's."""

@@ -16,6 +16,7 @@ from boxkeep_server.web.errors import response_of
 from boxkeep_server.web.openapi import document
 from boxkeep_server.web.parts import Parts
 from boxkeep_server.web.routes import (
+    artifacts,
     commands,
     events,
     files,
@@ -40,6 +41,7 @@ OPERATIONS = (
     *files.OPERATIONS,
     *transfers.OPERATIONS,
     *timeline.OPERATIONS,
+    *artifacts.OPERATIONS,
     *webhooks.OPERATIONS,
     *usage.OPERATIONS,
     *later.OPERATIONS,

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.idempotency import Idempotency
@@ -36,6 +37,7 @@ class Parts:
     commands: Commands
     processes: Processes
     files: Files
+    artifacts: Artifacts
     terminals: Terminals
     tokens: Tokens
     webhooks: Webhooks

@@ -89,6 +89,14 @@ class LifecycleShape(Shape):
     auto_resume: bool
 
 
+class KeptShape(Shape):
+    """What there is of a sandbox's artifacts."""
+
+    count: int
+    bytes: int
+    updated_at: int
+
+
 class SandboxShape(ListedShape):
     """A sandbox."""
 
@@ -101,7 +109,7 @@ class SandboxShape(ListedShape):
     opencode: dict[str, Any] | None
     browser_preview: dict[str, Any] | None
     human_handoff: dict[str, Any] | None
-    artifacts: dict[str, Any] | None
+    artifacts: KeptShape | None = Field(description="What was published of it; null where nothing is kept.")
     pause_keeps: Literal["memory", "files"] | None = Field(
         description="What a pause keeps, or kept: processes with their memory, or files alone."
     )
@@ -375,6 +383,42 @@ class SignedUrl(Shape):
 
     url: Secret
     method: Literal["GET", "PUT"]
+    expires_at: int
+
+
+class ArtifactShape(Shape):
+    """A file that outlives its sandbox."""
+
+    key: str
+    size: int
+    content_type: str
+    sha256: str
+    created_at: int
+    sandbox_id: str
+
+
+class ArtifactsShape(Shape):
+    """What of a folder was published, and the paths of what was not."""
+
+    items: list[ArtifactShape]
+    skipped: list[str]
+
+
+class PublishedShape(RootModel[ArtifactShape | ArtifactsShape]):
+    """With `path` that artifact, without it those of the folder."""
+
+
+class ArtifactList(Shape):
+    """A page of artifacts; `nextCursor` is the last one's key."""
+
+    items: list[ArtifactShape]
+    next_cursor: str | None
+
+
+class ArtifactUrl(Shape):
+    """A URL by which anyone may download an artifact until it expires."""
+
+    url: Secret
     expires_at: int
 
 

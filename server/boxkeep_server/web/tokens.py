@@ -25,6 +25,7 @@ class Purpose(StrEnum):
     TERMINAL = "terminal"
     DOWNLOAD = "download"
     UPLOAD = "upload"
+    ARTIFACT = "artifact"
 
 
 @dataclass(frozen=True, slots=True)

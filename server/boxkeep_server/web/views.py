@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import orjson
 from starlette.responses import Response
 
+from boxkeep_server.model.artifacts import Artifact, Kept
 from boxkeep_server.model.commands import Command
 from boxkeep_server.model.events import Event
 from boxkeep_server.model.sandboxes import SIZE, Sandbox
@@ -43,7 +44,7 @@ def listed(sandbox: Sandbox, active: bool) -> dict[str, object]:
     }
 
 
-def whole(sandbox: Sandbox, active: bool, terminal_url: str | None) -> dict[str, object]:
+def whole(sandbox: Sandbox, active: bool, terminal_url: str | None, artifacts: Kept | None) -> dict[str, object]:
     """A sandbox with everything that a client may know of it."""
     return {
         **listed(sandbox, active),
@@ -54,7 +55,7 @@ def whole(sandbox: Sandbox, active: bool, terminal_url: str | None) -> dict[str,
         "opencode": None,
         "browserPreview": None,
         "humanHandoff": None,
-        "artifacts": None,
+        "artifacts": kept(artifacts),
         "pauseKeeps": sandbox.pause_keeps,
         "pauseDurability": "node" if sandbox.status is Status.PAUSED else None,
         "pausedAt": sandbox.paused_at,
@@ -128,6 +129,23 @@ def command(row: Command) -> dict[str, object]:
         "stdoutBytes": row.stdout_bytes,
         "stderrBytes": row.stderr_bytes,
     }
+
+
+def artifact(row: Artifact) -> dict[str, object]:
+    """An artifact."""
+    return {
+        "key": row.key,
+        "size": row.size,
+        "contentType": row.content_type,
+        "sha256": row.sha256,
+        "createdAt": row.created_at,
+        "sandboxId": row.sandbox,
+    }
+
+
+def kept(all_: Kept | None) -> dict[str, object] | None:
+    """What there is of a sandbox's artifacts, null where there is nothing."""
+    return None if all_ is None else {"count": all_.count, "bytes": all_.bytes, "updatedAt": all_.updated_at}
 
 
 def webhook(row: Webhook) -> dict[str, object]:

@@ -37,7 +37,9 @@ class Warn:
                 return 0
             for sandbox in ready:
                 data = {"limit": "hours", "percent": percent}
-                await sandboxes.tell(connection, sandbox, PARTS[percent], now, SYSTEM, data)
+                await sandboxes.tell(
+                    connection, sandbox.id, organisation, event=PARTS[percent], at=now, actor=SYSTEM, data=data
+                )
         for sandbox in ready:
             self._steps.tell(sandbox)
         return len(ready)

@@ -32,12 +32,6 @@ class OfTask(OfSandbox):
     task_id: Id | None = None
 
 
-class OfArtifact(OfSandbox):
-    """A sandbox, and one artifact of it."""
-
-    key: Annotated[Text, Field(min_length=1, max_length=1024)]
-
-
 class OfCheckpoint(Query):
     """A checkpoint."""
 
@@ -61,13 +55,6 @@ class Restore(Fields):
 
     checkpoint_id: Id
     id: SandboxId | None = None
-
-
-class Artifact(InSandbox):
-    """A file to be kept as an artifact."""
-
-    path: Annotated[Text, Field(min_length=1, max_length=4096)]
-    key: Annotated[Text, Field(min_length=1, max_length=1024)] | None = None
 
 
 class StartPreview(InSandbox):
@@ -174,7 +161,7 @@ def _later(
 
 
 _S = "/v1/sandboxes"
-_CHECKPOINTS, _ARTIFACTS, _PREVIEWS = "Checkpoints are", "Artifacts are", "Previews are"
+_CHECKPOINTS, _PREVIEWS = "Checkpoints are", "Previews are"
 _HANDOFF, _AGENTS = "Handoffs are", "Agents are"
 
 OPERATIONS: tuple[AnyOperation, ...] = (
@@ -199,9 +186,6 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         CallKind.CREATE,
         body=Restore,
     ),
-    _later("GET", f"{_S}/artifacts", "listArtifacts", _ARTIFACTS, Scope.FILES, CallKind.FILES, query=OfSandbox),
-    _later("POST", f"{_S}/artifacts", "keepArtifact", _ARTIFACTS, Scope.FILES, CallKind.FILES, body=Artifact),
-    _later("GET", f"{_S}/artifacts/url", "artifactUrl", _ARTIFACTS, Scope.FILES, CallKind.FILES, query=OfArtifact),
     _later("GET", f"{_S}/preview", "readPreview", _PREVIEWS, Scope.EXEC, query=OfSandbox),
     _later("POST", f"{_S}/preview/start", "startPreview", _PREVIEWS, Scope.EXEC, CallKind.EXEC, body=StartPreview),
     _later("POST", f"{_S}/preview/navigate", "navigatePreview", _PREVIEWS, Scope.EXEC, CallKind.EXEC, body=Navigate),

@@ -52,7 +52,6 @@ async def read_usage(call: Call, query: Stretch, _: Nothing) -> Response:
 async def read_billing(call: Call, _: Nothing, __: Nothing) -> Response:
     """The plan and what was used of it."""
     found = await call.parts.accounts.billing(call.caller)
-    count, size = found.stored
     return json_response(
         {
             "plan": _plan(found.plan),
@@ -62,8 +61,8 @@ async def read_billing(call: Call, _: Nothing, __: Nothing) -> Response:
             "remainingMs": found.remaining_ms,
             "remainingHours": None if found.remaining_ms is None else hours(found.remaining_ms),
             "limitReached": found.remaining_ms == 0,
-            "pausedSandboxes": count,
-            "storedBytes": size,
+            "pausedSandboxes": found.paused,
+            "storedBytes": found.stored_bytes,
             "months": [{"month": month, "runningMs": ms, "hours": hours(ms)} for month, ms in found.months.items()],
         }
     )
