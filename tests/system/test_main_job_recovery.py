@@ -62,6 +62,8 @@ def test_a_command_in_the_foreground_while_the_control_plane_dies_has_one_outcom
     asking = threading.Thread(target=ask)
     asking.start()
     eventually("it to begin", lambda: "began" in sandbox.entries(), 10)
+    # What began less than 100 ms ago, and was not answered, need not be written yet.
+    eventually("it to be written", lambda: {item["processId"] for item in sandbox.processes()} - before, 10)
     service.kill("serve")
     asking.join(10)
     service.start("serve")

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.clients import Sandbox
+from tests.clients import Sandbox, eventually
 from tests.terminals import Terminal
 
 
@@ -60,8 +60,10 @@ def test_a_terminal_that_was_left_goes_on_and_is_found_again_with_its_scrollback
 
 def test_control_c_interrupts_and_exit_closes(sandbox: Sandbox) -> None:
     with Terminal.of(sandbox.api, sandbox.id) as terminal:
-        terminal.type("echo at-$((1 + 1)); sleep 1000; echo slept-$((1 + 1))\r")
+        terminal.type("echo at-$((1 + 1)); sleep 1007; echo slept-$((1 + 1))\r")
         terminal.until("at-2")
+        # Between the two commands an interrupt is bash's own, and may be lost to it.
+        eventually("it to sleep", lambda: sandbox.exec("pgrep -f '^sleep 1007$'")["exitCode"] == 0, 20)
         terminal.type("\x03")
         terminal.type("echo after-$?\r")
         terminal.until("after-130")
