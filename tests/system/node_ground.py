@@ -87,6 +87,12 @@ class DirectLinks:
         if (Path("/run/netns") / name).exists():
             await _ip(f"netns del {name}")
 
+    async def cut_off(self, machine: str, index: int) -> None:
+        """These links lead to the host alone: there is no outside to cut off."""
+
+    async def readmit(self, index: int) -> None:
+        """See `cut_off`."""
+
     async def set_egress(self, machine: str, index: int, wish: NetworkWish) -> None:
         (self._told / machine).write_text(wish.model_dump_json())
 

@@ -1,12 +1,16 @@
 """Pause and resume by HTTP: memory under gVisor, files under runc, by hand, by themselves, and after every kill."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.clients import Api, Sandbox, eventually, fresh
 from tests.services import Service
+from tests.system.outside import outside
 
 RUNNING = ("ready", "active")
 COUNTER = "i=0; while :; do i=$((i+1)); echo $i > /tmp/new; mv /tmp/new /workspace/count; sleep 0.05; done"
@@ -18,6 +22,45 @@ class Count(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers(); self.wfile.write(str(next(numbers)).encode())
     def log_message(self, *_): pass
 http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Count).serve_forever()
+"""
+
+CONNECTED = """
+import asyncio, errno, json, os, selectors, sys, time
+
+class Counting(selectors.EpollSelector):
+    wakes = 0
+    def select(self, timeout=None):
+        Counting.wakes += 1
+        return super().select(timeout)
+
+said = {"pings": 0, "ends": []}
+
+async def hold(host):
+    try:
+        reader, writer = await asyncio.open_connection(host, 80)
+        said["ends"].append("EOF" if not await reader.read(1) else "data")
+        writer.close()
+    except OSError as error:
+        said["ends"].append(errno.errorcode[error.errno])
+
+async def echo(reader, writer):
+    while got := await reader.read(1):
+        writer.write(got)
+
+async def main():
+    await asyncio.start_server(echo, "127.0.0.1", 9000)
+    reader, writer = await asyncio.open_connection("127.0.0.1", 9000)
+    holding = [asyncio.ensure_future(hold(host)) for host in sys.argv[1:]]
+    while True:
+        writer.write(b"x")
+        await reader.readexactly(1)
+        said.update(pings=said["pings"] + 1, wakes=Counting.wakes, cpu=time.process_time(), wall=time.monotonic())
+        with open("/workspace/said.new", "w") as file:
+            json.dump(said, file)
+        os.rename("/workspace/said.new", "/workspace/said")
+        await asyncio.sleep(0.5)
+
+asyncio.SelectorEventLoop(Counting()).run_until_complete(main())
 """
 
 
@@ -162,3 +205,29 @@ def test_an_idle_sandbox_pauses_by_itself_and_a_command_keeps_it_awake(api: Api)
         assert api.get(box.id)["status"] == "ready"
         assert api.wait_status(box.id, "paused")["reason"] == "idle"
         assert box.run("echo again") == "again\n"
+
+
+def test_what_is_open_to_the_outside_is_reset_and_nobody_is_woken_for_it_after_a_resume(
+    service: Service, api: Api, tmp_path: Path
+) -> None:
+    with outside(service, tmp_path) as peer, fresh(api, runtime="python", isolation="runsc") as box:
+
+        def said() -> dict[str, Any]:
+            return dict(json.loads(box.read("/workspace/said")))
+
+        box.write("/workspace/connected.py", CONNECTED.encode())
+        box.background(f"python3 connected.py {' '.join([peer.address] * 3)} {peer.silent}")
+        eventually("it to be connected", lambda: peer.open == 3, 30)
+        eventually("it to speak within", lambda: box.exec("test -s /workspace/said")["exitCode"] == 0, 30)
+        before = said()
+        assert before["ends"] == []
+        assert box.pause()["pauseKeeps"] == "memory"
+        eventually("the peer to see the end", lambda: peer.ends == ["ConnectionResetError"] * 3, 10)
+        box.resume()
+        first = eventually("it to go on", lambda: one if (one := said())["pings"] > before["pings"] + 1 else None, 30)
+        assert sorted(first["ends"]) == ["ECONNREFUSED", *["ECONNRESET"] * 3]
+        last = eventually("two seconds", lambda: one if (one := said())["wall"] > first["wall"] + 2 else None, 30)
+        assert last["cpu"] - first["cpu"] < 0.05 * (last["wall"] - first["wall"])
+        assert last["wakes"] - first["wakes"] < 10 * (last["pings"] - first["pings"])
+        box.run(f"curl -s --max-time 1 http://{peer.address}/ || true")
+        assert peer.open == 4

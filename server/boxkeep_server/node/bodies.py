@@ -80,7 +80,11 @@ class Bodies:
 
     async def unstill(self, machine: Machine, epoch: int, secret: str) -> None:
         """See `Maker.unstill`."""
-        await self._gate(machine, epoch, secret, {"closed": False})
+        with _failing(f"machine {machine.id} does not go on"):
+            try:
+                await self.machines.readmit(machine)
+            finally:
+                await self._gate(machine, epoch, secret, {"closed": False})
 
     async def _gate(self, machine: Machine, epoch: int, secret: str, how: dict[str, bool]) -> None:
         with _failing(f"machine {machine.id} does not hold its gate"):

@@ -100,13 +100,26 @@ class Machines:
         """Write the memory of a runsc machine into `directory`, which ends it. The file `mark` then names this boot of
         the host: the word that all is there, though not yet on the device, for whoever goes on after this process.
 
+        Its connections to the outside are reset before, so that who has one sees an ordinary loss: gVisor wakes who
+        waits for one that it restores for ever after, and cannot write down at all one that is being opened.
+
         Raises:
-            RuntimeFailed, TimeoutError: it cannot be written; the machine goes on, unless it died of it.
+            RuntimeFailed, TimeoutError: it cannot be written; the machine goes on once it is let out by `readmit`,
+                unless it died of it.
         """
+        await self._parts.network.cut_off(machine.id, machine.index)
         try:
             await self._runtime(machine).checkpoint(machine.id, directory, mark, boot_id())
         finally:
             processes.reap_orphans()
+
+    async def readmit(self, machine: Machine) -> None:
+        """Let a machine open connections again after a `write_memory` that failed, of this process or one before.
+
+        Raises:
+            CommandFailed: it opens none yet.
+        """
+        await self._parts.network.readmit(machine.index)
 
     async def settled(self, machine: str) -> None:
         """Wait until no earlier process's `write_memory` is at work on a machine any more.

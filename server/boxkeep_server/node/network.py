@@ -13,7 +13,7 @@ from typing import Final
 
 from boxkeep_server.model.ids import is_id
 from boxkeep_server.model.node_api import NetworkWish
-from boxkeep_server.node import attached, conntrack, netns, nft
+from boxkeep_server.node import attached, conntrack, netns, nft, resets
 from boxkeep_server.node.addresses import Plan
 from boxkeep_server.node.firewall import Firewall
 from boxkeep_server.node.nftables import Nftables
@@ -21,6 +21,8 @@ from boxkeep_server.node.nftables import Nftables
 _log = logging.getLogger(__name__)
 
 CHECK_EVERY_S: Final = 3.0
+_LIST_S: Final = 0.1
+_RESET_S: Final = 0.25
 _SYSCTLS: Final = {
     "net/ipv6/conf/all/disable_ipv6": "1",
     "net/ipv6/conf/default/disable_ipv6": "1",
@@ -232,6 +234,33 @@ class Network:
         listed = await asyncio.to_thread(self._held.json, f"list set inet {nft.TABLE} allowed")
         return [element[1] for element in nft.elements(listed) if element[0] == link]
 
+    async def cut_off(self, machine: str, index: int) -> None:
+        """Reset the TCP connections that a machine has opened to the outside, at both ends, and every new one until
+        `readmit`; nothing within it is touched. May be repeated.
+
+        It takes half a second at most, and a few milliseconds where there are none. What does not come about of it is
+        logged and raises nothing.
+        """
+        link, address = self.link(index), ipaddress.IPv4Address(self.plan.place(index).address)
+        try:
+            await self._change(nft.cut_off(link))
+            had, left = await asyncio.to_thread(netns.within, self._router, lambda: _reset(link, address))
+        except (netns.CommandFailed, OSError) as error:
+            _log.warning("the connections of machine %s are not reset: %s", machine, error)
+            return
+        if left:
+            _log.warning("of %d connections of machine %s %d do not go", had, machine, left)
+        elif had:
+            _log.info("%d connections of machine %s are reset", had, machine)
+
+    async def readmit(self, index: int) -> None:
+        """Take `cut_off` back. May be repeated, and for a machine that was not cut off.
+
+        Raises:
+            CommandFailed
+        """
+        await self._change(nft.readmitted(self.link(index)))
+
     async def found(self) -> list[str]:
         """The machines that have a namespace here."""
         return sorted(entry.name for entry in self._directory.iterdir() if is_id(entry.name))
@@ -300,6 +329,12 @@ class Network:
 
     def _egress_mark(self, machine: str) -> Path:
         return self._path(machine).with_suffix(".egress")
+
+
+def _reset(link: str, address: ipaddress.IPv4Address) -> tuple[int, int]:
+    """Reset what a cut-off machine has open: of how many connections, and how many are left."""
+    connections = conntrack.opened_by(address, _LIST_S)
+    return len(connections), len(resets.reset(link, connections, _RESET_S))
 
 
 def _set(values: dict[str, str]) -> None:

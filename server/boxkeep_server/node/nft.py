@@ -8,7 +8,7 @@ from typing import Any, Final
 from boxkeep_server.node.addresses import Plan
 
 TABLE: Final = "boxkeep"
-OF_SANDBOXES: Final = ("places", "internet", "named", "allowed")
+OF_SANDBOXES: Final = ("places", "internet", "named", "allowed", "cut")
 """The sets whose elements are of one sandbox each and begin with its link."""
 GUEST_PORT: Final = 7071
 DNS_PORT: Final = 53
@@ -56,6 +56,7 @@ table inet {TABLE} {{
   set places {{ type ifname . ipv4_addr; }}
   set internet {{ type ifname; }}
   set named {{ type ifname; }}
+  set cut {{ type ifname; }}
   set allowed {{ type ifname . ipv4_addr; flags interval; }}
   set host {{ type ipv4_addr; flags interval; auto-merge; }}
   set refused {{ type ipv4_addr; flags interval; }}
@@ -119,6 +120,11 @@ def _from_host(plan: Plan) -> str:
   }}"""
 
 
+# Whatever such a machine sends by TCP resets what it is sent on, but for its guest's words and its own resets. Before
+# connections are judged invalid: asked out of turn, as by `resets`, some would be.
+_CUT: Final = f"iifname @cut tcp sport != {GUEST_PORT} tcp flags & rst == 0 jump refuse"
+
+
 def _forward(uplink: str) -> str:
     """What sandboxes send. Each packet is judged, not only a connection's first: what is revoked ends at once."""
     return f"""
@@ -127,6 +133,7 @@ def _forward(uplink: str) -> str:
     meta nfproto ipv6 jump refuse
     iifname "{uplink}" jump inbound
     iifname . ip saddr != @places drop
+    {_CUT}
     ct state invalid drop
     ct direction reply ct state established,related accept
     oifname != "{uplink}" jump refuse
@@ -152,6 +159,7 @@ def _input(uplink: str) -> str:
     iifname "{uplink}" icmp type echo-request accept
     iifname "{uplink}" jump refuse
     iifname . ip saddr != @places drop
+    {_CUT}
     ct state invalid drop
     ct state new jump counted
     iifname @named tcp dport {DNS_PORT} ct state established accept
@@ -216,7 +224,17 @@ def placed(link: str, address: str) -> str:
 
 def unplaced(link: str, address: str) -> str:
     """Commands that take a sandbox's place away, were it there or not."""
-    return _gone("places", f'"{link}" . {address}')
+    return _gone("places", f'"{link}" . {address}') + readmitted(link)
+
+
+def cut_off(link: str) -> str:
+    """Commands that have every TCP segment of a sandbox reset its connection. May be repeated."""
+    return f'add element inet {TABLE} cut {{ "{link}" }}\n'
+
+
+def readmitted(link: str) -> str:
+    """Commands that take `cut_off` back, were it so or not."""
+    return _gone("cut", f'"{link}"')
 
 
 def egress(link: str, internet: bool, allow: Collection[str] | None, before: Iterable[str]) -> str:

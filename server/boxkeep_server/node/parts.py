@@ -53,6 +53,17 @@ class Network(Protocol):
     async def detach(self, machine: str, index: int) -> None:
         """Take it away. May be repeated."""
 
+    async def cut_off(self, machine: str, index: int) -> None:
+        """Reset the connections that a machine has opened to the outside, and new ones until `readmit`. In bounded
+        time; what does not come about of it is logged and raises nothing. May be repeated."""
+
+    async def readmit(self, index: int) -> None:
+        """Take `cut_off` back, were it so or not.
+
+        Raises:
+            CommandFailed
+        """
+
 
 class Addresses(Protocol):
     """The numbers of the network's places, each lent to one machine at a time."""

@@ -85,6 +85,12 @@ class DirectLinks:
         if (Path("/run/netns") / name).exists():
             await _ip(f"netns del {name}")
 
+    async def cut_off(self, machine: str, index: int) -> None:
+        """These links lead to the host alone: there is no outside to cut off."""
+
+    async def readmit(self, index: int) -> None:
+        """See `cut_off`."""
+
     def _names(self, index: int) -> tuple[str, str]:
         return f"bk-{INSTANCE}-{index}", f"b{INSTANCE}{index}"
 
