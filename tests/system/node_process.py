@@ -148,6 +148,15 @@ class Node:
         path = f"/v1/snapshots/{claim.sandbox}/{claim.epoch}/main"
         return Discarded.model_validate_json(await self.ask("DELETE", path)).count
 
+    async def checkpoint(self, claim: Claim, checkpoint: str, *, memory: bool = False) -> Snapshot:
+        if memory:
+            self.guests.forget(claim.machine, claim.epoch)
+        wanted = {"checkpoint": checkpoint, "memory": memory}
+        return Snapshot.model_validate_json(await self.ask("POST", f"{path_of(claim)}/checkpoints", wanted))
+
+    async def forget(self, checkpoint: str) -> int:
+        return Discarded.model_validate_json(await self.ask("DELETE", f"/v1/checkpoints/{checkpoint}")).count
+
     async def leaks(self) -> int:
         return Leaks.model_validate_json(await self.ask("GET", "/v1/leaks")).total
 

@@ -23,12 +23,15 @@ class Story:
     """What a control plane does with a node: it makes warm machines, claims, is told, releases."""
 
     def __init__(self) -> None:
-        self.kept, self.cold, self.short, self.late = wish(), wish(isolation="runc"), wish(not_after=1_000_010), wish()
+        self.kept, self.cold, self.short, self.late = wish(isolation="runsc"), wish(isolation="runc"), wish(not_after=1_000_010), wish()
         self.paused, self.files = wish(isolation="runsc"), wish(isolation="runc")
         self.answered: dict[Key, str] = {}
         self.released: set[Key] = set()
         self.snapshots: dict[Key, Snapshot] = {}
         self.discarded: set[Key] = set()
+        self.checkpoint, self.dropped = "c" * 32, "d" * 32
+        self.fork = wish(isolation="runsc", checkpoint=self.checkpoint, fork=True)
+        self.taken: dict[str, Snapshot] = {}
 
     async def play(self, service: Service, host: Host) -> None:
         await service.adopt()
@@ -36,6 +39,10 @@ class Story:
         await self._claim(service, self.kept)
         await service.refill_once()
         await self._claim(service, self.late)
+        await self._checkpoint(service, self.kept, self.checkpoint, memory=True)
+        await self._checkpoint(service, self.kept, self.dropped, memory=False)
+        await self._claim(service, self.fork)
+        await service.forget(self.dropped)
         for wanted in (self.paused, self.files):
             await self._claim(service, wanted)
             await self._pause(service, wanted)
@@ -64,6 +71,11 @@ class Story:
         snapshot = await service.pauses.pause(key)
         assert self.snapshots.setdefault(key, snapshot) == snapshot, "a snapshot that was answered is now another"
         self.released.add(key)
+
+    async def _checkpoint(self, service: Service, wanted: ClaimWish, checkpoint: str, *, memory: bool) -> None:
+        snapshot = await service.checkpoints.take(Key.of(wanted), checkpoint, memory=memory)
+        if checkpoint == self.checkpoint:
+            assert self.taken.setdefault(checkpoint, snapshot) == snapshot, "a checkpoint that was answered is another"
 
     async def _discard(self, service: Service, wanted: ClaimWish) -> None:
         self.discarded.add(Key.of(wanted))
@@ -99,7 +111,12 @@ def check_nothing_is_lost_or_doubled(host: Host, story: Story, service: Service)
     assert marks == service.pool.owned()
     assert not files & marks
     assert not list(host.lib.glob("*/.*.new"))
-    assert {key for key, kept in host.kept.items() if kept.whole} == set(story.snapshots) - story.discarded
+    pauses = {key for name in host.kept if (key := Key.named(name)) is not None}
+    assert pauses == set(story.snapshots) - story.discarded
+    assert {name for name in host.kept if Key.named(name) is None} == {story.checkpoint}
+    assert story.taken[story.checkpoint].keeps == "memory"
+    assert not host.standing, "a machine is left standing"
+    assert not host.closed & host.living(), "a machine takes no calls"
     assert all(kept.whole for kept in host.kept.values()), "half a snapshot is left"
     assert story.snapshots[Key.of(story.paused)].keeps == "memory"
     assert Key.of(resumed(story.paused)) in claims
@@ -154,9 +171,9 @@ async def test_a_host_that_restarts_at_any_step_leaves_the_dead_and_nothing_warm
         assert set(host.bodies) <= service.owned()
         claims = {claim.machine: claim for claim in service.claims.list()}
         for key, machine in story.answered.items():
-            if key in host.kept:
+            if key.name in host.kept:
                 assert machine not in claims
-                assert host.kept[key].whole, "a pause that the host's restart cut off keeps the files"
+                assert host.kept[key.name].whole, "a pause that the host's restart cut off keeps the files"
             elif key not in story.released and Key.of(story.late) != key:
                 assert claims[machine].state is ClaimState.DEAD
                 assert claims[machine].reason in ("host_restarted", "expired")
