@@ -434,6 +434,7 @@ def service_over(
             warm=warm or {},
             starts_at_once=starts_at_once,
             disk_limit=True,
+            calm_s=0.0,
         )
     )
 

@@ -1,6 +1,8 @@
 """The node is killed before each of its steps and started again; nothing is lost, doubled or leaked."""
 
 import asyncio
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,14 @@ from boxkeep_server.node.keys import Key
 from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.service import Service
 from tests.node_worlds import Host, Killed, Layer, Mine, service_over, wish
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """In memory: thousands of lives flush their files, and no host dies here."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        yield Path(name)
+
 
 WARM = {Kind("base", "runsc"): 1}
 
@@ -131,11 +141,11 @@ async def steps_of_the_whole_story(lib: Path) -> list[str]:
     return mine.steps
 
 
-async def test_a_node_killed_at_any_step_goes_on_where_it_was(tmp_path: Path) -> None:
-    steps = await steps_of_the_whole_story(tmp_path / "whole")
+async def test_a_node_killed_at_any_step_goes_on_where_it_was(directory: Path) -> None:
+    steps = await steps_of_the_whole_story(directory / "whole")
     assert len(steps) > 40
     for at in range(len(steps)):
-        host, story = Host(tmp_path / str(at)), Story()
+        host, story = Host(directory / str(at)), Story()
         host.lib.mkdir()
         _, finished = await play(host, story, Mine(at))
         assert not finished
@@ -146,9 +156,9 @@ async def test_a_node_killed_at_any_step_goes_on_where_it_was(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("first", [3, 9, 17, 25, 33])
-async def test_a_node_killed_again_while_it_adopts_goes_on_where_it_was(tmp_path: Path, first: int) -> None:
+async def test_a_node_killed_again_while_it_adopts_goes_on_where_it_was(directory: Path, first: int) -> None:
     for second in range(12):
-        host, story = Host(tmp_path / f"{first}-{second}"), Story()
+        host, story = Host(directory / f"{first}-{second}"), Story()
         host.lib.mkdir()
         await play(host, story, Mine(first))
         await play(host, story, Mine(second))
@@ -157,10 +167,10 @@ async def test_a_node_killed_again_while_it_adopts_goes_on_where_it_was(tmp_path
         check_nothing_is_lost_or_doubled(host, story, service)
 
 
-async def test_a_host_that_restarts_at_any_step_leaves_the_dead_and_nothing_warm(tmp_path: Path) -> None:
-    steps = await steps_of_the_whole_story(tmp_path / "whole")
+async def test_a_host_that_restarts_at_any_step_leaves_the_dead_and_nothing_warm(directory: Path) -> None:
+    steps = await steps_of_the_whole_story(directory / "whole")
     for at in range(0, len(steps), 3):
-        host, story = Host(tmp_path / str(at)), Story()
+        host, story = Host(directory / str(at)), Story()
         host.lib.mkdir()
         await play(host, story, Mine(at))
         host.reboot()

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from boxkeep_server.model.node_api import ClaimState, LeakCount, Leaks, NodeFacts, Snapshot
 from boxkeep_server.node import adoption
 from boxkeep_server.node.adoption import Findings, Plan
-from boxkeep_server.node.berths import Berths
+from boxkeep_server.node.berths import CALM_S, Berths
 from boxkeep_server.node.checkpoints import Checkpoints
 from boxkeep_server.node.claims import Claims, Means
 from boxkeep_server.node.crew import Crew
@@ -62,6 +62,7 @@ class World:
     warm: Mapping[Kind, int]
     starts_at_once: int
     disk_limit: bool
+    calm_s: float = CALM_S
 
 
 class Service:
@@ -74,7 +75,7 @@ class Service:
         self.metrics = Metrics()
         self.crew = Crew()
         self._ledger = Ledger(world.files.bindings, self.hints)
-        berths = Berths(world.starts_at_once)
+        berths = Berths(world.starts_at_once, world.calm_s)
         self.pool = Pool(
             world.maker,
             world.observer,
