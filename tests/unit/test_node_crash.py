@@ -33,7 +33,12 @@ class Story:
     """What a control plane does with a node: it makes warm machines, claims, is told, releases."""
 
     def __init__(self) -> None:
-        self.kept, self.cold, self.short, self.late = wish(isolation="runsc"), wish(isolation="runc"), wish(not_after=1_000_010), wish()
+        self.kept, self.cold, self.short, self.late = (
+            wish(isolation="runsc"),
+            wish(isolation="runc"),
+            wish(not_after=1_000_010),
+            wish(),
+        )
         self.paused, self.files = wish(isolation="runsc"), wish(isolation="runc")
         self.answered: dict[Key, str] = {}
         self.released: set[Key] = set()

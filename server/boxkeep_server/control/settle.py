@@ -127,7 +127,7 @@ class Settler:
             over = sandbox is None or sandbox.status is Status.ENDING or sandbox.status in OVER
             if over and clock() >= until:
                 return await self._close(command, ending_with(command, sandbox, self._now_ms()))
-            if sandbox is not None and not over and sandbox.status is not Status.PAUSING:
+            if sandbox is not None and not over and sandbox.status is not Status.PAUSING and sandbox.origin is None:
                 raise PausedMeanwhile(command)
             await asyncio.sleep(TAILS_EVERY_S)
 
