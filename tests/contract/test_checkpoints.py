@@ -60,9 +60,7 @@ async def with_rounds(rig: Rig, work: Any) -> Any:
 
 
 async def take(rig: Rig, caller: Caller, sandbox: str, **fields: Any) -> Checkpoint:
-    taken = await with_rounds(
-        rig, rig.checkpoints.take(caller, sandbox, **{"name": None, "memory": False, **fields})
-    )
+    taken = await with_rounds(rig, rig.checkpoints.take(caller, sandbox, **{"name": None, "memory": False, **fields}))
     assert isinstance(taken, Checkpoint)
     return taken
 
@@ -130,9 +128,7 @@ async def test_it_comes_about_after_lost_answers_and_by_the_process_after(databa
     caller = await rig.caller()
     box = await ready(rig, caller)
     effect = new_id()
-    waiting = asyncio.ensure_future(
-        rig.checkpoints.take(caller, box.id, name=None, memory=False, checkpoint_id=effect)
-    )
+    waiting = asyncio.ensure_future(rig.checkpoints.take(caller, box.id, name=None, memory=False, checkpoint_id=effect))
     await asyncio.sleep(0.05)
     waiting.cancel()
     after = Rig(database, rig.engine, clock)
@@ -284,5 +280,3 @@ def test_ids_that_follow_are_ids_and_differ() -> None:
     ids = ids_after(new_id(), 100)
     assert len(set(ids)) == 100
     assert all(is_id(one) for one in ids)
-
-

@@ -76,6 +76,10 @@ async def test_memory_is_kept_with_the_files_of_the_same_moment_while_the_machin
         await passes(node, fork, at)
         said = (await node.run(fork, f"kill -0 {process['pid']} && hostname; cat /etc/hostname"))[1]
         assert said == f"fork-{number}\nfork-{number}\n"
+    more = await asyncio.gather(*(forked(node, claim, checkpoint, hostname=f"many-{number}") for number in range(6)))
+    for number, fork in enumerate(more):
+        assert (await node.run(fork, "hostname"))[1] == f"many-{number}\n", "calls go astray among forks"
+        await node.release(fork)
     identities = {(await node.run(fork, "cat /etc/machine-id /run/boxkeep/generation"))[1] for fork in forks}
     assert len(identities) == 2
 
@@ -116,7 +120,7 @@ async def test_a_node_that_is_killed_at_a_checkpoint_leaves_a_machine_that_goes_
         await asyncio.sleep(dice.uniform(0, 0.4 if memory else 0.08))
         await node.stop(signal.SIGKILL)
         await asyncio.gather(taking, return_exceptions=True)
-        node.guests.forget(claim.machine, claim.epoch)
+        node.guests.forget(node.way_to(claim))
         await node.start()
         async with asyncio.timeout(20):
             while (await node.get(claim)).state != "running":

@@ -63,7 +63,7 @@ class Bodies:
                 await self.guests.call(address, start)
                 await self.guests.call(address, {"op": "process.wait", "id": process, "timeoutMs": _REHEARSAL_MS})
             finally:
-                self.guests.forget(machine.born_as, machine.epoch)
+                self.guests.forget(address)
 
     async def hand_over(self, machine: Machine, tenancy: Tenancy) -> None:
         """See `Maker.hand_over`. The network first: nothing of the tenant's runs before it is as wished."""
@@ -91,19 +91,16 @@ class Bodies:
         await self._gate(machine, epoch, secret, {"closed": False})
 
     async def _gate(self, machine: Machine, epoch: int, secret: str, how: dict[str, bool]) -> None:
+        address = _address(machine, epoch, secret)
         with _failing(f"machine {machine.id} does not hold its gate"):
             try:
-                await self.guests.call(
-                    _address(machine, epoch, secret),
-                    {"op": "gate", **how},
-                    timeout=_HAND_OVER_S,
-                )
+                await self.guests.call(address, {"op": "gate", **how}, timeout=_HAND_OVER_S)
             except GuestRefused as refused:
                 if refused.code == "busy":
                     raise Busy("Something runs in the sandbox") from refused
                 raise
             finally:
-                self.guests.forget(machine.id, epoch)
+                self.guests.forget(address)
 
     async def end(self, machine: str) -> None:
         """See `Maker.end`."""
@@ -166,8 +163,8 @@ class Bodies:
             # A process before this one was killed after it had told the guest.
             await self.guests.call(after, request, timeout=timeout)
         finally:
-            self.guests.forget(machine.born_as, machine.epoch)
-            self.guests.forget(machine.id, tenancy.epoch)
+            self.guests.forget(before)
+            self.guests.forget(after)
 
 
 def _address(machine: Machine, epoch: int, secret: str) -> GuestAddress:
