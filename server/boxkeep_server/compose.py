@@ -161,7 +161,8 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     recorder = Recorder(rows.write)
     files = Files(visits, recorder, now_ms)
     settler = Settler(visits=visits, rows=rows, recorder=recorder, oom_kills=reacher.oom_kills, now_ms=now_ms)
-    expire = Expire(database, steps, pausing, at_hours_limit=settings.control.at_hours_limit)
+    warn = Warn(database, steps)
+    expire = Expire(database, steps, pausing, warn, at_hours_limit=settings.control.at_hours_limit)
     idle = Idle(
         database,
         steps,
@@ -176,7 +177,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         Round("release", release.run_once, 1.0, (RELEASE,)),
         Round("pause", pause.run_once, 1.0, (PAUSE,)),
         Round("expire", expire.run_once, 0.5),
-        Round("warn", Warn(database, steps).run_once, 0.5),
+        Round("warn", warn.run_once, 0.5),
         Round("idle", idle.run_once, 1.0),
         Round("discard", Discard(database, engine).run_once, 30.0, (DISCARD,)),
         Round("observe", observe.run_once, 2.0, (OBSERVE,)),

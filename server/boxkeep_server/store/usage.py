@@ -1,8 +1,11 @@
 """Usage, read from the spans and sums that steps have written; nothing is counted beside them."""
 
+from collections import Counter
+
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from boxkeep_server.model.hours import Span, split
 from boxkeep_server.model.usage import Tally
 from boxkeep_server.store.schema import month_sums, sandboxes, spans
 
@@ -30,7 +33,16 @@ async def created(connection: AsyncConnection, organisation: str, since: int, un
     return int((await connection.execute(query)).scalar_one())
 
 
-async def months(connection: AsyncConnection, organisation: str) -> dict[str, int]:
-    """The running time of each month, of spans that have ended."""
-    query = sa.select(month_sums.c.month, month_sums.c.ms).where(month_sums.c.organisation == organisation)
-    return {row.month: row.ms for row in await connection.execute(query.order_by(month_sums.c.month.desc()).limit(120))}
+async def months(connection: AsyncConnection, organisation: str, now: int) -> dict[str, int]:
+    """The running time of each month until now, the latest 120; those that run are in every month that they touch.
+
+    One statement: a span that ends meanwhile is in it once, among the sums or among the open.
+    """
+    sums = sa.select(month_sums.c.month, month_sums.c.ms).where(month_sums.c.organisation == organisation)
+    still = sa.select(sa.cast(sa.null(), sa.String(7)), spans.c.start).where(
+        spans.c.organisation == organisation, spans.c.end.is_(None)
+    )
+    found: Counter[str] = Counter()
+    for month, ms in await connection.execute(sa.union_all(sums, still)):
+        found.update({month: ms} if month is not None else dict(split(Span(ms, None), now)))
+    return dict(sorted(found.items(), reverse=True)[:120])
