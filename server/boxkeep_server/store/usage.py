@@ -1,5 +1,6 @@
 """Usage, read from the spans and sums that steps have written; nothing is counted beside them."""
 
+import asyncio
 from collections import Counter
 
 import sqlalchemy as sa
@@ -9,6 +10,8 @@ from boxkeep_server.model.hours import Span, split
 from boxkeep_server.model.usage import Tally
 from boxkeep_server.store.schema import month_sums, sandboxes, spans
 
+_AT_A_TIME = 1000
+
 
 async def tally(connection: AsyncConnection, organisation: str, since: int, until: int, now: int) -> Tally:
     """The running time of an organisation's sandboxes within a stretch of time; those that run are counted until now.
@@ -16,12 +19,15 @@ async def tally(connection: AsyncConnection, organisation: str, since: int, unti
     One statement: a step that is taken meanwhile is in it as a whole or not at all.
     """
     found = Tally(since, min(until, now))
-    end = sa.func.coalesce(spans.c.end, now)
-    query = sa.select(spans.c.sandbox, spans.c.start, end).where(
-        spans.c.organisation == organisation, spans.c.start < found.until, end > since
-    )
-    for sandbox, start, ended in await connection.execute(query):
-        found.add(sandbox, start, ended)
+    mine = spans.c.organisation == organisation, spans.c.start < found.until
+    columns = spans.c.sandbox, spans.c.start
+    ended = sa.select(*columns, spans.c.end).where(*mine, spans.c.end > since)  # two halves: each has its index
+    still = sa.select(*columns, sa.literal(now, sa.BigInteger)).where(*mine, spans.c.end.is_(None))
+    rows = await connection.execute(sa.union_all(ended, still))
+    for some in rows.partitions(_AT_A_TIME):
+        for sandbox, start, end in some:
+            found.add(sandbox, start, end)
+        await asyncio.sleep(0)  # others have their turn: there may be very many spans
     return found
 
 
