@@ -18,6 +18,7 @@ from boxkeep_server.blobs.interface import Blobs
 from boxkeep_server.blobs.local import LocalBlobs
 from boxkeep_server.blobs.s3 import Bucket, S3Blobs
 from boxkeep_server.control.artifacts import Artifacts
+from boxkeep_server.control.audit import Audit
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.files import Files
@@ -270,6 +271,16 @@ async def open_keys(settings: Settings) -> AsyncIterator[Keys]:
     database = await Database.open(settings.database_url)
     try:
         yield Keys(database, now_ms, monotonic_ms)
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def open_audit(settings: Settings) -> AsyncIterator[Audit]:
+    """The audit log of an instance."""
+    database = await Database.open(settings.database_url)
+    try:
+        yield Audit(database)
     finally:
         await database.close()
 

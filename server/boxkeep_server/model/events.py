@@ -46,7 +46,18 @@ INTERNAL: Final = frozenset(
         EventType.DIRECTORY_MADE,
     }
 )
-"""Seen on the event stream and in the record alone."""
+"""Sent to no webhook."""
+
+QUIET: Final = frozenset(
+    {
+        EventType.FILE_WRITTEN,
+        EventType.FILE_MOVED,
+        EventType.FILE_REMOVED,
+        EventType.FILE_MODE,
+        EventType.DIRECTORY_MADE,
+    }
+)
+"""In the record alone: who watches state and activity is not told of each change of a file."""
 
 PUBLIC: Final = frozenset(EventType) - INTERNAL
 """What webhooks are sent."""
