@@ -23,6 +23,8 @@ class EventType(StrEnum):
     ARTIFACTS_UPDATED = "sandbox.artifacts.updated"
     COMMAND_STARTED = "sandbox.command.started"
     COMMAND_ENDED = "sandbox.command.ended"
+    TERMINAL_JOINED = "sandbox.terminal.joined"
+    TERMINAL_LEFT = "sandbox.terminal.left"
     FILE_WRITTEN = "sandbox.file.written"
     FILE_MOVED = "sandbox.file.moved"
     FILE_REMOVED = "sandbox.file.removed"
@@ -32,24 +34,10 @@ class EventType(StrEnum):
     LIMIT_REACHED = "sandbox.limit.reached"
 
 
-INTERNAL: Final = frozenset(
-    {
-        EventType.PAUSING,
-        EventType.REQUEUED,
-        EventType.CHANGED,
-        EventType.COMMAND_STARTED,
-        EventType.COMMAND_ENDED,
-        EventType.FILE_WRITTEN,
-        EventType.FILE_MOVED,
-        EventType.FILE_REMOVED,
-        EventType.FILE_MODE,
-        EventType.DIRECTORY_MADE,
-    }
-)
-"""Sent to no webhook."""
-
 QUIET: Final = frozenset(
     {
+        EventType.TERMINAL_JOINED,
+        EventType.TERMINAL_LEFT,
         EventType.FILE_WRITTEN,
         EventType.FILE_MOVED,
         EventType.FILE_REMOVED,
@@ -57,7 +45,16 @@ QUIET: Final = frozenset(
         EventType.DIRECTORY_MADE,
     }
 )
-"""In the record alone: who watches state and activity is not told of each change of a file."""
+"""In the record alone: who watches state and activity is not told of each visit and each change of a file."""
+
+INTERNAL: Final = QUIET | {
+    EventType.PAUSING,
+    EventType.REQUEUED,
+    EventType.CHANGED,
+    EventType.COMMAND_STARTED,
+    EventType.COMMAND_ENDED,
+}
+"""Sent to no webhook."""
 
 PUBLIC: Final = frozenset(EventType) - INTERNAL
 """What webhooks are sent."""
