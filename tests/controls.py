@@ -50,8 +50,8 @@ class Rig:
         self.checkpoints = Checkpoints(database, steps, self.changes, self.sandboxes, self.pausing)
         self.pause = Pause(database, steps, engine, reacher)
         self.discard = Discard(database, engine)
-        self.expire = Expire(database, steps, self.pausing, at_hours_limit=at_hours_limit)
         self.warn = Warn(database, steps)
+        self.expire = Expire(database, steps, self.pausing, self.warn, at_hours_limit=at_hours_limit)
         self.busy: set[str] = set()
         self.used: dict[str, int] = {}
         self.idle = Idle(database, steps, self.pausing, busy=self.busy.__contains__, used_at=self.used.get)

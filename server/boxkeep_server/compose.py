@@ -18,6 +18,7 @@ from boxkeep_server.blobs.interface import Blobs
 from boxkeep_server.blobs.local import LocalBlobs
 from boxkeep_server.blobs.s3 import Bucket, S3Blobs
 from boxkeep_server.control.artifacts import Artifacts
+from boxkeep_server.control.audit import Audit
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.commands import Commands
@@ -164,7 +165,8 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     recorder = Recorder(rows.write)
     files = Files(visits, recorder, now_ms)
     settler = Settler(visits=visits, rows=rows, recorder=recorder, oom_kills=reacher.oom_kills, now_ms=now_ms)
-    expire = Expire(database, steps, pausing, at_hours_limit=settings.control.at_hours_limit)
+    warn = Warn(database, steps)
+    expire = Expire(database, steps, pausing, warn, at_hours_limit=settings.control.at_hours_limit)
     idle = Idle(
         database,
         steps,
@@ -180,7 +182,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         Round("pause", pause.run_once, 1.0, (PAUSE,)),
         Round("take", take.run_once, 1.0, (TAKE,)),
         Round("expire", expire.run_once, 0.5),
-        Round("warn", Warn(database, steps).run_once, 0.5),
+        Round("warn", warn.run_once, 0.5),
         Round("idle", idle.run_once, 1.0),
         Round("discard", Discard(database, engine).run_once, 30.0, (DISCARD,)),
         Round("observe", observe.run_once, 2.0, (OBSERVE,)),
@@ -274,6 +276,16 @@ async def open_keys(settings: Settings) -> AsyncIterator[Keys]:
     database = await Database.open(settings.database_url)
     try:
         yield Keys(database, now_ms, monotonic_ms)
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def open_audit(settings: Settings) -> AsyncIterator[Audit]:
+    """The audit log of an instance."""
+    database = await Database.open(settings.database_url)
+    try:
+        yield Audit(database)
     finally:
         await database.close()
 

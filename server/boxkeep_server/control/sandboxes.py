@@ -14,7 +14,7 @@ from boxkeep_server.control.steps import ANY, EXTEND, PLACE, Steps
 from boxkeep_server.model.checkpoints import CheckpointNotFound, CheckpointState
 from boxkeep_server.model.cursors import cursor_of, read_cursor
 from boxkeep_server.model.errors import Conflict, Invalid, LimitReached, SandboxNotFound, Unavailable
-from boxkeep_server.model.events import Event, EventType
+from boxkeep_server.model.events import QUIET, Event, EventType
 from boxkeep_server.model.ids import is_id, new_id
 from boxkeep_server.model.plans import DEFAULT_DURATION_MS, LONGEST_DURATION_MS, Plan
 from boxkeep_server.model.sandboxes import DEFAULT_RUNTIME, NewSandbox, Reason, Sandbox
@@ -310,29 +310,32 @@ class Sandboxes:
             return await events.after(connection, sandbox_id, after, limit)
 
     async def events(self, caller: Caller, sandbox_id: str, after: int, idle_s: float) -> AsyncIterator[Event | None]:
-        """The events of a sandbox behind sequence `after`, as they happen, until it is over and its commands have
-        their ends; None after `idle_s` of silence.
+        """The events of a sandbox behind sequence `after` but the quiet ones, as they happen, until it is over and its
+        commands have their ends; None after `idle_s` of silence.
 
         Raises:
             SandboxNotFound: there is none, or it is another's.
         """
         with self._changes.listen(sandbox_id) as ear:
-            silent_s = 0.0
+            clock = asyncio.get_running_loop().time
+            silent_since = clock()
             while True:
                 await self.get(caller, sandbox_id)
                 async with self._database.reading() as connection:
                     over = await sandboxes.is_released(connection, sandbox_id)
                     news = await events.after(connection, sandbox_id, after)
                 for event in news:
-                    yield event
-                    after, silent_s = event.sequence, 0.0
+                    after = event.sequence
+                    if event.type not in QUIET:
+                        yield event
+                        silent_since = clock()
                 if not news and over:
                     return
-                if not news and not await ear.heard(POLL_S):
-                    silent_s += POLL_S
-                if silent_s >= idle_s:
+                if not news:
+                    await ear.heard(POLL_S)
+                if clock() - silent_since >= idle_s:
                     yield None
-                    silent_s = 0.0
+                    silent_since = clock()
 
 
 async def _begun_from(connection: AsyncConnection, caller: Caller, wish: NewSandbox) -> NewSandbox:

@@ -178,6 +178,15 @@ spans = sa.Table(
         postgresql_where=sa.text('"end" IS NULL'),
     ),
     sa.Index(
+        "ix_spans_ended_of",
+        "organisation",
+        "end",
+        "start",
+        "sandbox",
+        sqlite_where=sa.text('"end" IS NOT NULL'),
+        postgresql_where=sa.text('"end" IS NOT NULL'),
+    ),
+    sa.Index(
         "uq_spans_open",
         "sandbox",
         unique=True,
