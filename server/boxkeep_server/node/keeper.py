@@ -1,5 +1,4 @@
-"""Keeps machines as snapshots, at a pause or a checkpoint: memory and disk of one moment, on the device before that is
-said; and lets them go on."""
+"""Keeps machines as snapshots: memory and disk of one moment, on the device before it is said; and lets them go on."""
 
 import asyncio
 import contextlib
