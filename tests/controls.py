@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from boxkeep_server.control.changes import Changes
+from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.fleet import Fleet
 from boxkeep_server.control.keys import Caller, Keys
 from boxkeep_server.control.pausing import Pausing
@@ -18,6 +19,7 @@ from boxkeep_server.control.reconcile.observe import Observe
 from boxkeep_server.control.reconcile.pause import Pause
 from boxkeep_server.control.reconcile.place import Place
 from boxkeep_server.control.reconcile.release import Release
+from boxkeep_server.control.reconcile.take import Take
 from boxkeep_server.control.reconcile.warn import Warn
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.steps import Steps
@@ -42,12 +44,14 @@ class Rig:
         self.sandboxes = Sandboxes(database, steps, self.changes, seal, self.fleet.isolations)
         self.reacher = reacher = Reacher(self.sandboxes, engine, GuestPool())
         self.place = Place(database, steps, engine, reacher, seal, self.fleet, no_room_wait_ms=60_000)
-        self.release = Release(database, steps, engine, reacher)
+        self.take = Take(database, steps, engine)
+        self.release = Release(database, steps, engine, reacher, self.take)
         self.pausing = Pausing(database, steps, self.sandboxes)
+        self.checkpoints = Checkpoints(database, steps, self.changes, self.sandboxes, self.pausing)
         self.pause = Pause(database, steps, engine, reacher)
         self.discard = Discard(database, engine)
-        self.expire = Expire(database, steps, self.pausing, at_hours_limit=at_hours_limit)
         self.warn = Warn(database, steps)
+        self.expire = Expire(database, steps, self.pausing, self.warn, at_hours_limit=at_hours_limit)
         self.busy: set[str] = set()
         self.used: dict[str, int] = {}
         self.idle = Idle(database, steps, self.pausing, busy=self.busy.__contains__, used_at=self.used.get)
@@ -63,6 +67,7 @@ class Rig:
             self.expire,
             self.idle,
             self.extend,
+            self.take,
             self.pause,
             self.place,
             self.release,
@@ -70,7 +75,7 @@ class Rig:
         )
         for one in works:
             await one.run_once()
-            for crowd in (self.pause.crowd, self.place.crowd, self.release.crowd):
+            for crowd in (self.take.crowd, self.pause.crowd, self.place.crowd, self.release.crowd):
                 await crowd.settled()
 
     async def caller(self, organisation: str = "one", plan: str = "unlimited") -> Caller:

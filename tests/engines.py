@@ -43,6 +43,7 @@ class MemoryEngine:
         self.released: set[tuple[str, int]] = set()
         self.made = 0
         self.kept: dict[tuple[str, int], Snapshot] = {}
+        self.checkpoints: dict[str, Snapshot] = {}
         self.pause_fails: NotPaused | None = None
         self.wishes: list[ClaimWish] = []
 
@@ -61,6 +62,8 @@ class MemoryEngine:
             raise Unsupported("no such image")
         if wish.resume is not None and (wish.sandbox, wish.resume) not in self.kept:
             raise SnapshotUnfit("there is no such snapshot")
+        if wish.checkpoint is not None and wish.checkpoint not in self.checkpoints:
+            raise SnapshotUnfit("there is no such checkpoint")
         if key not in self.machines:
             if self.used >= self.slots:
                 raise NoRoom("full")
@@ -99,23 +102,41 @@ class MemoryEngine:
             raise MachineGone("there is none")
         if self.pause_fails is not None and (if_idle or not self.pause_fails.busy):
             raise self.pause_fails
-        self.kept[key] = Snapshot(
-            sandbox=sandbox,
-            epoch=epoch,
+        self.kept[key] = self._snapshot(claim)
+        await self.release(node, sandbox, epoch)
+        return self.kept[key]
+
+    def _snapshot(self, claim: Claim, checkpoint: str | None = None, *, memory: bool = True) -> Snapshot:
+        return Snapshot(
+            sandbox=claim.sandbox,
+            epoch=claim.epoch,
             role="main",
             isolation=claim.isolation,
             image=claim.image,
             digest="d",
-            keeps="memory" if claim.isolation == "runsc" else "files",
+            keeps="memory" if memory and claim.isolation == "runsc" else "files",
             bytes=1 << 30,
             taken_at=self.now_ms(),
             stood_ms=1,
+            checkpoint=checkpoint,
         )
-        await self.release(node, sandbox, epoch)
-        return self.kept[key]
+
+    async def checkpoint(self, node: str, sandbox: str, epoch: int, checkpoint: str, *, memory: bool) -> Snapshot:
+        if checkpoint in self.checkpoints:
+            return self.checkpoints[checkpoint]
+        claim = self.machines.get((sandbox, epoch))
+        if claim is None:
+            raise MachineGone("there is none")
+        if self.pause_fails is not None:
+            raise self.pause_fails
+        self.checkpoints[checkpoint] = self._snapshot(claim, checkpoint, memory=memory)
+        return self.checkpoints[checkpoint]
+
+    async def forget(self, node: str, checkpoint: str) -> None:
+        self.checkpoints.pop(checkpoint, None)
 
     async def snapshots(self) -> dict[str, Sequence[Snapshot]]:
-        return {self.node_id: tuple(self.kept.values())}
+        return {self.node_id: (*self.kept.values(), *self.checkpoints.values())}
 
     async def discard(self, node: str, sandbox: str, through: int) -> None:
         for key in [key for key in self.kept if key[0] == sandbox and key[1] <= through]:
@@ -212,6 +233,11 @@ class AnswersLost(MemoryEngine):
             await super().pause(node, sandbox, epoch, if_idle=if_idle)
         self._maybe_lose()
         return self.kept[sandbox, epoch]
+
+    async def checkpoint(self, node: str, sandbox: str, epoch: int, checkpoint: str, *, memory: bool) -> Snapshot:
+        taken = await super().checkpoint(node, sandbox, epoch, checkpoint, memory=memory)
+        self._maybe_lose()
+        return taken
 
 
 @dataclasses.dataclass

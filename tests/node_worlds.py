@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import ClaimWish, IsolationFacts, LeakCount, Leaks, Snapshot
@@ -84,7 +85,9 @@ class Host:
     def __init__(self, lib: Path) -> None:
         self.lib = lib
         self.bodies: dict[str, Body] = {}
-        self.kept: dict[Key, Kept] = {}
+        self.kept: dict[str, Kept] = {}
+        self.standing: set[str] = set()
+        self.closed: set[str] = set()
         self.full = False
         self.busy = False
         self.boot = "boot-1"
@@ -188,12 +191,46 @@ class Layer:
         self._step("layer: still")
         if self.host.busy and if_idle:
             raise Busy("something runs")
+        self.host.closed.add(machine.id)
+
+    async def flush(self, machine: Machine, epoch: int, secret: str) -> None:
+        self._step("layer: flush")
 
     async def unstill(self, machine: Machine, epoch: int, secret: str) -> None:
         self._step("layer: unstill")
+        self.host.closed.discard(machine.id)
+
+    async def copy(self, subject: Subject, checkpoint: str, *, memory: bool) -> Snapshot:
+        kept = self.host.kept.get(checkpoint)
+        if kept is not None and kept.whole is not None:
+            return kept.whole
+        if self.host.full:
+            raise NoSpace("no room")
+        self._step("layer: begin checkpoint")
+        kept = self.host.kept[checkpoint] = Kept()
+        body = self.host.bodies[subject.machine]
+        if body.alive:
+            self.host.standing.add(subject.machine)
+            self._step("layer: stands")
+            await asyncio.sleep(0)
+            if not body.disk or not body.alive:
+                raise MachineFailed("it is gone")
+            self.host.standing.discard(subject.machine)
+        self._step("layer: seal checkpoint")
+        kept.whole = snapshot_of(subject, "memory" if memory and body.alive else "files", self.host.time, checkpoint)
+        self._step("layer: checkpoint sealed")
+        return kept.whole
+
+    async def go_on(self, machine: Machine) -> None:
+        self._step("layer: go on")
+        self.host.standing.discard(machine.id)
+
+    async def forget(self, checkpoint: str) -> bool:
+        self._step("layer: forget")
+        return self.host.kept.pop(checkpoint, None) is not None
 
     async def keep(self, subject: Subject) -> Snapshot:
-        kept = self.host.kept.get(subject.key)
+        kept = self.host.kept.get(subject.key.name)
         if kept is not None and kept.whole is not None:
             return kept.whole
         body = self.host.bodies.get(subject.machine)
@@ -201,21 +238,10 @@ class Layer:
             kept = await self._stop(subject)
         if body is None or not body.disk:
             raise MachineFailed("its disk is gone")
-        kept = kept or self.host.kept.setdefault(subject.key, Kept())
+        kept = kept or self.host.kept.setdefault(subject.key.name, Kept())
         self._step("layer: take disk")
         await asyncio.sleep(0)
-        snapshot = Snapshot(
-            sandbox=subject.key.sandbox,
-            epoch=subject.key.epoch,
-            role=subject.key.role,
-            isolation=subject.isolation,
-            image=subject.image,
-            digest=subject.digests["image"],
-            keeps="memory" if kept.memory == self.host.boot else "files",
-            bytes=1 << 20,
-            taken_at=self.host.time,
-            stood_ms=1,
-        )
+        snapshot = snapshot_of(subject, "memory" if kept.memory == self.host.boot else "files", self.host.time)
         self._step("layer: seal")
         kept.whole = snapshot
         self._step("layer: sealed")
@@ -225,7 +251,7 @@ class Layer:
         if self.host.full:
             raise NoSpace("no room")
         self._step("layer: begin snapshot")
-        kept = self.host.kept[subject.key] = Kept()
+        kept = self.host.kept[subject.key.name] = Kept()
         await asyncio.sleep(0)
         self._step("layer: write memory")
         if subject.isolation == "runsc":
@@ -238,34 +264,35 @@ class Layer:
     def kept(self) -> tuple[Snapshot, ...]:
         return tuple(one.whole for one in self.host.kept.values() if one.whole is not None)
 
-    def find(self, key: Key) -> Snapshot | None:
-        kept = self.host.kept.get(key)
+    def find(self, name: str) -> Snapshot | None:
+        kept = self.host.kept.get(name)
         return None if kept is None else kept.whole
 
-    async def revive(self, key: Key) -> Revival:
+    async def revive(self, name: str) -> Revival:
         self._step("layer: revive")
-        snapshot = self.find(key)
+        snapshot = self.find(name)
         if snapshot is None:
             raise Unfit("it is not there")
         image = Image(snapshot.image, snapshot.digest, Path("/nowhere"))
-        memory = MemoryImage(Path("/memory"), Path("/guest"), "b" * 32, key.epoch, "00" * 32)
+        memory = MemoryImage(Path("/memory"), Path("/guest"), "b" * 32, snapshot.epoch, "00" * 32)
         digests = {"image": snapshot.digest, "guest": "guest-1", "runtime": "any"}
         return Revival(image, digests, Origin(Path("/disk"), memory if snapshot.keeps == "memory" else None))
 
     async def discard(self, sandbox: str, through: int) -> int:
         self._step("layer: discard")
-        old = [key for key in self.host.kept if key.sandbox == sandbox and key.epoch <= through]
-        for key in old:
-            del self.host.kept[key]
+        keys = ((name, Key.named(name)) for name in self.host.kept)
+        old = [name for name, key in keys if key and key.sandbox == sandbox and key.epoch <= through]
+        for name in old:
+            del self.host.kept[name]
         return len(old)
 
-    async def halves(self) -> list[Key]:
-        return [key for key, one in self.host.kept.items() if one.whole is None]
+    async def halves(self) -> list[str]:
+        return [name for name, one in self.host.kept.items() if one.whole is None]
 
-    async def clear(self, keys: Collection[Key]) -> int:
-        halves = [key for key in keys if key in self.host.kept and self.host.kept[key].whole is None]
-        for key in halves:
-            del self.host.kept[key]
+    async def clear(self, names: Collection[str]) -> int:
+        halves = [name for name in names if name in self.host.kept and self.host.kept[name].whole is None]
+        for name in halves:
+            del self.host.kept[name]
         return len(halves)
 
     async def end(self, machine: str) -> None:
@@ -312,6 +339,24 @@ class Layer:
     def use(self, machine: str) -> Use | None:
         body = self.host.bodies.get(machine)
         return None if body is None else body.use
+
+
+def snapshot_of(
+    subject: Subject, keeps: Literal["memory", "files"], at: int, checkpoint: str | None = None
+) -> Snapshot:
+    return Snapshot(
+        sandbox=subject.key.sandbox,
+        epoch=subject.key.epoch,
+        role=subject.key.role,
+        isolation=subject.isolation,
+        image=subject.image,
+        digest=subject.digests["image"],
+        keeps=keeps,
+        bytes=1 << 20,
+        taken_at=at,
+        stood_ms=1,
+        checkpoint=checkpoint,
+    )
 
 
 class NeverStarts(Layer):
@@ -389,6 +434,7 @@ def service_over(
             warm=warm or {},
             starts_at_once=starts_at_once,
             disk_limit=True,
+            calm_s=0.0,
         )
     )
 

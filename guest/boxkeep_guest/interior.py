@@ -55,8 +55,16 @@ def name_resolver(nameserver: str, etc: str = "/etc") -> None:
     _put(f"{etc}/resolv.conf", f"nameserver {nameserver}\noptions timeout:2 attempts:3\n")
 
 
+def name_by_id(machine_id: str, etc: str = "/etc") -> None:
+    """Have /etc/machine-id be the machine's own where it began as another's."""
+    _put(f"{etc}/machine-id", f"{machine_id}\n", 0o444)
+
+
 def write_generation(epoch: int, path: str = GENERATION) -> None:
-    """Tell programs which life of the sandbox this is: another number after each resume, restore and fork."""
+    """Tell programs which life of the sandbox this is: another number after each resume, restore and fork.
+
+    Lives of one sandbox are counted; a fork, which is another sandbox, begins with a number drawn at random.
+    """
     try:
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)  # noqa: PTH103, PTH120 - pathlib costs start-up
     except OSError:
@@ -74,11 +82,11 @@ def hooks(directory: str = HOOKS) -> list[str]:
     return [path for path in paths if os.path.isfile(path) and os.access(path, os.X_OK)]  # noqa: PTH113
 
 
-def _put(path: str, text: str) -> None:
+def _put(path: str, text: str, mode: int = 0o644) -> None:
     """Have a file of that text in place of whatever is there; where that cannot be, the machine does without."""
     fresh = f"{path}.{os.urandom(4).hex()}"
     try:
-        file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         try:
             os.write(file, text.encode())
         finally:

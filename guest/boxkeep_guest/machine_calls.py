@@ -1,4 +1,4 @@
-"""Operations on the machine as a whole: ping, claim, gate, info, watch."""
+"""Operations on the machine as a whole: ping, claim, gate, flush, info, watch."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from boxkeep_guest.connection import Connection
 from boxkeep_guest.errors import Refused
 from boxkeep_guest.events import Events
 from boxkeep_guest.frames import JSON
-from boxkeep_guest.interior import hooks, name_in_files, name_resolver, write_generation
+from boxkeep_guest.interior import hooks, name_by_id, name_in_files, name_resolver, write_generation
 from boxkeep_guest.memory import Memory
 from boxkeep_guest.process import Process
 from boxkeep_guest.processes import Processes
@@ -56,6 +56,7 @@ class MachineCalls:
             "ping": Op(self._ping, held=False, counted=False),
             "claim": Op(self._claim, held=False, counted=False),
             "gate": Op(self._set_gate, held=False, counted=False),
+            "flush": Op(self._flush, held=False, counted=False),
             "info": Op(self._info, held=False, counted=False),
             "watch": Op(self._watch, counted=False),
         }
@@ -70,7 +71,9 @@ class MachineCalls:
         secret = fields.hexadecimal("secret", 32)
         hostname = fields.text("hostname")
         env = fields.environment("env")
-        if (epoch, secret) != (identity.epoch, identity.secret) and epoch <= identity.epoch:
+        forked_as = fields.optional_text("forkedAs")
+        another = forked_as is not None and self._gate.closed  # another sandbox, whose lives are counted from one
+        if (epoch, secret) != (identity.epoch, identity.secret) and epoch <= identity.epoch and not another:
             raise Refused("not_permitted", f"The machine is claimed for epoch {identity.epoch} already")
         if not 0 < len(hostname) <= _HOSTNAME_MOST or not set(hostname) <= _IN_HOSTNAMES:
             raise Refused("bad_request", "hostname must have 1 to 64 letters, digits, hyphens and dots")
@@ -81,15 +84,19 @@ class MachineCalls:
             self._processes.forget_finished()  # what the machine rehearsed with before it was anybody's
         self._processes.environment = env
         if os.getpid() == 1:
-            write_generation(epoch)
+            write_generation(epoch if forked_as is None else int.from_bytes(os.urandom(6), "big"))
+            if forked_as is not None:
+                name_by_id(forked_as)
         if resumed:
+            self._part(call.connection)  # what the machine that it was had of connections, none of which lives
             await self._settle_in(nameserver)
+        identity.machine = fields.optional_text("machine") or identity.machine
         identity.secret, identity.epoch = secret, epoch
         self._open_gate()
         await call.answer()
 
     def _open_gate(self) -> None:
-        self._gate.closed = False
+        self._gate.closed = self._gate.parted = False
         self._processes.go_on()
 
     async def _settle_in(self, nameserver: str | None) -> None:
@@ -117,13 +124,18 @@ class MachineCalls:
             raise Refused("busy", "A process is running")
         if idle or not part:
             self._gate.check()
-        self._gate.closed = True
+        self._gate.closed, self._gate.parted = True, part
         self._processes.stand()
         if part:
             self._part(call.connection)
         await call.answer()
         if part:
             call.connection.close()
+
+    @staticmethod
+    async def _flush(call: Call) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, os.sync)
+        await call.answer()
 
     async def _info(self, call: Call) -> None:
         disk = os.statvfs(self._boot.workspace if os.path.isdir(self._boot.workspace) else self._boot.log)  # noqa: PTH112

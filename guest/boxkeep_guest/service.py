@@ -17,7 +17,7 @@ HANDSHAKE_SECONDS = 20.0
 
 
 class Identity:
-    """Which machine this is, and what opens it. Changed by a claim."""
+    """Which machine this is, by the name that it has for its host, and what opens it. Changed by a claim."""
 
     def __init__(self, machine: str, epoch: int, secret: bytes) -> None:
         self.machine = machine
@@ -26,10 +26,11 @@ class Identity:
 
 
 class Gate:
-    """Whether calls may begin, and how many are under way."""
+    """Whether calls may begin, and how many are under way. `parted`: no connection shall stay while it is closed."""
 
     def __init__(self) -> None:
         self.closed = False
+        self.parted = False
         self.under_way = 0
 
     def check(self) -> None:
@@ -119,7 +120,7 @@ class Service:
             return True
         if op.held and self._gate.closed:
             await connection.send_json(error_of(Refused("busy", "The gate is closed")))
-            return True
+            return not self._gate.parted
         self._gate.under_way += op.counted
         try:
             return await self._answer(op, Call(Fields(request), connection), request)

@@ -18,7 +18,9 @@ from boxkeep_server.blobs.interface import Blobs
 from boxkeep_server.blobs.local import LocalBlobs
 from boxkeep_server.blobs.s3 import Bucket, S3Blobs
 from boxkeep_server.control.artifacts import Artifacts
+from boxkeep_server.control.audit import Audit
 from boxkeep_server.control.changes import Changes
+from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.fleet import Fleet
@@ -43,11 +45,12 @@ from boxkeep_server.control.reconcile.place import Place
 from boxkeep_server.control.reconcile.release import Release
 from boxkeep_server.control.reconcile.retire import Retire
 from boxkeep_server.control.reconcile.runner import Round
+from boxkeep_server.control.reconcile.take import Take
 from boxkeep_server.control.reconcile.warn import Warn
 from boxkeep_server.control.record import Recorder
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.settle import Settler
-from boxkeep_server.control.steps import ANY, DISCARD, EXTEND, OBSERVE, PAUSE, PLACE, RELEASE, Steps
+from boxkeep_server.control.steps import ANY, DISCARD, EXTEND, OBSERVE, PAUSE, PLACE, RELEASE, TAKE, Steps
 from boxkeep_server.control.terminals import Terminals
 from boxkeep_server.control.usage import Accounts
 from boxkeep_server.control.visits import Visits
@@ -146,7 +149,8 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     pausing = Pausing(database, steps, sandboxes)
     pause = Pause(database, steps, engine, reacher)
     place = Place(database, steps, engine, reacher, seal, fleet, no_room_wait_ms=settings.control.no_room_wait_ms)
-    release = Release(database, steps, engine, reacher)
+    take = Take(database, steps, engine)
+    release = Release(database, steps, engine, reacher, take)
     reach = Reach(map(str, settings.control.webhook_networks))
     poster = Poster(reach, Lookup(), ssl.create_default_context())
     deliver = Deliver(database, steps, seal, poster, random.random)
@@ -161,7 +165,8 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     recorder = Recorder(rows.write)
     files = Files(visits, recorder, now_ms)
     settler = Settler(visits=visits, rows=rows, recorder=recorder, oom_kills=reacher.oom_kills, now_ms=now_ms)
-    expire = Expire(database, steps, pausing, at_hours_limit=settings.control.at_hours_limit)
+    warn = Warn(database, steps)
+    expire = Expire(database, steps, pausing, warn, at_hours_limit=settings.control.at_hours_limit)
     idle = Idle(
         database,
         steps,
@@ -175,8 +180,9 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         Round("place", place.run_once, 0.5, (PLACE,)),
         Round("release", release.run_once, 1.0, (RELEASE,)),
         Round("pause", pause.run_once, 1.0, (PAUSE,)),
+        Round("take", take.run_once, 1.0, (TAKE,)),
         Round("expire", expire.run_once, 0.5),
-        Round("warn", Warn(database, steps).run_once, 0.5),
+        Round("warn", warn.run_once, 0.5),
         Round("idle", idle.run_once, 1.0),
         Round("discard", Discard(database, engine).run_once, 30.0, (DISCARD,)),
         Round("observe", observe.run_once, 2.0, (OBSERVE,)),
@@ -192,6 +198,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         idempotency=Idempotency(database, now_ms, settings.control.idempotency_kept_hours * HOUR_MS),
         sandboxes=sandboxes,
         pausing=pausing,
+        checkpoints=Checkpoints(database, steps, changes, sandboxes, pausing),
         commands=Commands(visits=visits, recorder=recorder, settler=settler, new_id=new_id, now_ms=now_ms),
         processes=Processes(visits=visits, rows=rows, settler=settler, now_ms=now_ms),
         files=files,
@@ -208,7 +215,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         sandboxes=sandboxes,
         rounds=rounds,
         changes=changes,
-        crowds=(place.crowd, pause.crowd, release.crowd, deliver.crowd),
+        crowds=(place.crowd, pause.crowd, take.crowd, release.crowd, deliver.crowd),
         engine=engine,
         recorder=recorder,
         settler=settler,
@@ -269,6 +276,16 @@ async def open_keys(settings: Settings) -> AsyncIterator[Keys]:
     database = await Database.open(settings.database_url)
     try:
         yield Keys(database, now_ms, monotonic_ms)
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def open_audit(settings: Settings) -> AsyncIterator[Audit]:
+    """The audit log of an instance."""
+    database = await Database.open(settings.database_url)
+    try:
+        yield Audit(database)
     finally:
         await database.close()
 

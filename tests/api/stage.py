@@ -14,6 +14,7 @@ from boxkeep_server.blobs.interface import Blobs
 from boxkeep_server.blobs.local import LocalBlobs
 from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.changes import Changes
+from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.idempotency import Idempotency
@@ -24,6 +25,7 @@ from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.rates import Rates
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile.release import Release
+from boxkeep_server.control.reconcile.take import Take
 from boxkeep_server.control.record import Recorder
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.settle import Settler
@@ -138,7 +140,8 @@ class Stage:
             oom_kills=self.reacher.oom_kills,
             now_ms=self.clock,
         )
-        self._release = Release(database, self.steps, self.node, self.reacher)  # type: ignore[arg-type]
+        take = Take(database, self.steps, self.node)  # type: ignore[arg-type]
+        self._release = Release(database, self.steps, self.node, self.reacher, take)  # type: ignore[arg-type]
         self._running = (self.recorder.run, self.settler.run, liveness.run, self._releasing)
         files = Files(visits, self.recorder, self.clock)
         self.parts = Parts(
@@ -147,6 +150,7 @@ class Stage:
             idempotency=Idempotency(database, self.clock, 86_400_000),
             sandboxes=self.sandboxes,
             pausing=self.pausing,
+            checkpoints=Checkpoints(database, self.steps, self.changes, self.sandboxes, self.pausing),
             commands=Commands(
                 visits=visits, recorder=self.recorder, settler=self.settler, new_id=new_id, now_ms=self.clock
             ),

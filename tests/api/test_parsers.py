@@ -6,9 +6,8 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxkeep_server.control import sandboxes
+from boxkeep_server.model.cursors import cursor_of, read_cursor
 from boxkeep_server.model.errors import BoxkeepError, Invalid, Unauthenticated
-from boxkeep_server.store import commands
 from boxkeep_server.web.app import OPERATIONS
 from boxkeep_server.web.auth import key_of, token_of
 from boxkeep_server.web.errors import RangeNotSatisfiable, body_of
@@ -98,8 +97,13 @@ def test_a_header_is_a_key_or_refused(values: list[bytes]) -> None:
 @given(st.text(max_size=60))
 @QUICKLY
 def test_a_cursor_is_ours_or_refused(cursor: str) -> None:
-    for read in (sandboxes._read_cursor, commands._read_cursor):
-        _refused(lambda: read(cursor), Invalid)  # noqa: B023
+    _refused(lambda: read_cursor(cursor), Invalid)
+
+
+@given(st.integers(0, 1 << 48))
+@QUICKLY
+def test_a_cursor_is_read_as_it_was_made(at: int) -> None:
+    assert read_cursor(cursor_of(at, "a" * 32)) == (at, "a" * 32)
 
 
 @given(st.text("bytes=-,0123456789 ", max_size=20) | st.text(max_size=20), st.integers(0, 1 << 60))

@@ -288,10 +288,10 @@ async def test_what_is_not_built_says_so_after_its_fields_are_checked(
     api: httpx.AsyncClient, stranger: httpx.AsyncClient, box: str
 ) -> None:
     assert (await api.post(f"{PATH}/handoff", json={"id": box, "reason": "boredom"})).status_code == 400
-    response = await api.get(f"{PATH}/checkpoints", params={"id": box})
+    response = await api.get(f"{PATH}/handoff", params={"id": box})
     assert (response.status_code, response.json()) == (
         501,
-        {"error": "Checkpoints are not available on this server yet"},
+        {"error": "Handoffs are not available on this server yet"},
     )
 
 

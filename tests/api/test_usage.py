@@ -1,13 +1,15 @@
 """Usage, billing and the timeline by HTTP."""
 
+import asyncio
 import json
 from typing import Any
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
 
 from boxkeep_server.model.scopes import Scope
-from tests.api.stage import Stage
+from tests.api.stage import PUBLIC, Stage
 
 PATH = "/v1/sandboxes"
 
@@ -75,6 +77,30 @@ async def test_the_timeline_has_all_that_happened_in_order_and_who_did_it(
     lines = await api.get(f"{PATH}/timeline", params={"id": box, "format": "jsonl"})
     assert lines.headers["content-type"].startswith("application/x-ndjson")
     assert [json.loads(line) for line in lines.text.splitlines()] == found
+
+
+async def test_who_joins_and_leaves_a_terminal_is_in_the_timeline(
+    stage: Stage, api: httpx.AsyncClient, served: str, key: str, box: str
+) -> None:
+    mine = await stage.keys.authenticate(key)
+    link = (await api.get(f"{PATH}/terminal", params={"id": box})).json()
+    url = link["terminalUrl"].replace(PUBLIC.removeprefix("http://"), served)
+    other_key = await stage.key("acme", "unlimited")
+    other = await stage.keys.authenticate(other_key)
+    async with stage.client(other_key) as client:
+        wish = {"id": box, "terminalId": link["terminalId"]}
+        again = (await client.get(f"{PATH}/terminal", params=wish)).json()
+    async with connect(url), connect(again["terminalUrl"].replace(PUBLIC.removeprefix("http://"), served)):
+        pass
+    kinds = ("sandbox.terminal.joined", "sandbox.terminal.left")
+    visits: list[dict[str, Any]] = []
+    async with asyncio.timeout(20):
+        while len(visits) < 4:
+            visits = [one for one in await whole(api, box) if one["type"] in kinds]
+    assert [one["type"] for one in visits] == [kinds[0], kinds[0], kinds[1], kinds[1]]
+    assert [one["actor"] for one in visits[:2]] == [mine.key_id, other.key_id]
+    assert {one["actor"] for one in visits[2:]} == {mine.key_id, other.key_id}
+    assert all(one["data"] == {"processId": link["terminalId"]} for one in visits)
 
 
 async def test_the_timeline_of_another_is_not_there(stranger: httpx.AsyncClient, box: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.bench.kept import Kept
 from tests.bench.stopwatch import Samples, sampled, timed
@@ -49,6 +50,7 @@ class Bench:
                 self.transfers(box, isolation)
                 self.under_load(box, isolation)
             self.pauses(isolation)
+            self.checkpoints(isolation)
             self.many_creates(isolation)
             self.deletes(isolation)
             self.idle_cost(isolation)
@@ -105,6 +107,41 @@ class Bench:
                 what = f"with {heap} MiB in memory" if heap else "idle"
                 self.tell(f"pause, durable on the node, {what}", isolation, Samples(tuple(paused)))
                 self.tell(f"resume, {what}", isolation, Samples(tuple(resumed)))
+
+    def checkpoints(self, isolation: str) -> None:
+        """Of a workspace of 1 GiB that changes a little: how long the sandbox stands still, and how soon it is back, or
+        others have begun from it."""
+        with fresh(self.api, runtime=COLD_RUNTIME, isolation=isolation, ephemeral=False) as box, self.kept() as kept:
+            box.run("head -c 1G /dev/urandom > /workspace/data; sync")
+            for memory in (False, True) if isolation == "runsc" else (False,):
+                self._checkpoints_of(box, kept, isolation, memory)
+
+    def _checkpoints_of(self, box: Sandbox, kept: Kept, isolation: str, memory: bool) -> None:
+        what = "with memory" if memory else "of files"
+        stood: list[dict[str, Any]] = []
+        made: list[dict[str, Any]] = []
+
+        def take() -> None:
+            stood.append(kept.post("/checkpoints", {"id": box.id, "memory": memory}))
+
+        def change() -> None:
+            box.run("head -c 1M /dev/urandom > /workspace/change-$(date +%s%N)")
+
+        taken = sampled(take, self.count(10), change)
+        self.tell(f"checkpoint {what}, 1 GiB", isolation, taken)
+        standing = Samples(tuple(float(one["stoppedMs"]) for one in stood))
+        self.tell(f"the sandbox stands still for a checkpoint {what}", isolation, standing)
+        last = stood[-1]["id"]
+        back = sampled(lambda: kept.post("/checkpoints/restore?wait=ready", {"checkpointId": last}), 5)
+        self.tell(f"restore {what}", isolation, back)
+        forks = {"fromCheckpoint": last, "count": 20}
+        took = timed(lambda: made.extend(kept.post("?wait=ready", forks)["items"]))
+        assert {one["status"] for one in made} == {"ready"}
+        self.tell(f"20 forks {what}, all ready", isolation, f"{took / 1000:.1f} s")
+        for one in made:
+            self.api.delete(one["id"])
+        for one in stood:
+            self.api.call("DELETE", "/checkpoints", params={"checkpointId": one["id"]})
 
     def under_load(self, box: Sandbox, isolation: str) -> None:
         """The same while others are busy."""

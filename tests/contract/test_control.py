@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from boxkeep_server.control.audit import Audit
 from boxkeep_server.control.keys import Caller
 from boxkeep_server.model.commands import Command, Outcome
 from boxkeep_server.model.errors import (
@@ -14,7 +15,7 @@ from boxkeep_server.model.errors import (
     SandboxNotFound,
     Unauthenticated,
 )
-from boxkeep_server.model.events import EventType
+from boxkeep_server.model.events import QUIET, Event, EventType, Note
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import DeathReason
 from boxkeep_server.model.plans import HOUR_MS, Plan
@@ -263,6 +264,56 @@ async def test_the_event_stream_of_a_failed_sandbox_ends_behind_its_commands_end
     await rig.round()
     rest = [event.type async for event in stream if event is not None]
     assert rest == [EventType.COMMAND_ENDED]
+
+
+async def test_the_event_stream_tells_of_state_and_activity_and_not_of_files(
+    rig: Rig, database: Database, clock: Clock
+) -> None:
+    caller = await rig.caller()
+    made = await ready(rig, caller)
+    notes = [
+        Note(made.id, caller.organisation, kind, clock(), caller.key_id, {})
+        for kind in sorted(QUIET)
+        for _ in range(101)  # more than are read at once
+    ]
+    await CommandRows(database).write([], [], notes)
+    await CommandRows(database).write([command_in(made)], [])
+    stream = rig.sandboxes.events(caller, made.id, 3, idle_s=3600.0)
+    first = await anext(stream)
+    assert first is not None
+    assert (first.type, first.sequence) == (EventType.COMMAND_STARTED, 4 + len(notes))
+    await rig.sandboxes.end(caller, made.id)
+    await rig.round()
+    rest = [event.type async for event in stream if event is not None]
+    assert set(rest) == {EventType.ENDING, EventType.COMMAND_ENDED, EventType.ENDED}
+    await CommandRows(database).write([], [], notes[:1])
+    behind = rig.sandboxes.events(caller, made.id, first.sequence + len(rest), idle_s=3600.0)
+    assert [event async for event in behind] == []
+
+
+async def test_the_audit_log_has_the_rows_of_all_organisations_or_of_what_is_asked_for(
+    rig: Rig, database: Database, clock: Clock
+) -> None:
+    one, two = await rig.caller("one"), await rig.caller("two")
+    first = await ready(rig, one)
+    clock.at += 1_000
+    second = await ready(rig, two)
+    notes = [Note(second.id, two.organisation, EventType.FILE_WRITTEN, clock(), two.key_id, {})] * 600
+    await CommandRows(database).write([], [], notes)
+
+    async def read(organisation: str | None = None, sandbox: str | None = None, since: int = 0) -> list[Event]:
+        rows = Audit(database).read(organisation=organisation, sandbox=sandbox, since=since)
+        return [event async for event in rows]
+
+    every = await read()
+    assert [event.id for event in every] == sorted({event.id for event in every})
+    mine = [event for event in every if event.sandbox == first.id]
+    theirs = [event for event in every if event.sandbox == second.id]
+    assert (len(mine), len(theirs)) == (3, 603)
+    assert len(every) == 606
+    assert mine == await read("one") == await read(one.organisation) == await read(sandbox=first.id)
+    assert theirs == await read("two") == await read(since=clock())
+    assert await read("one", since=clock()) == await read("nobody") == await read("one", second.id) == []
 
 
 async def test_a_machine_that_never_starts_fails_its_sandbox(database: Database, clock: Clock) -> None:

@@ -214,7 +214,7 @@ async def test_many_connections_together_cannot_fill_memory(pool: GuestPool) -> 
         assert any(isinstance(task.exception(), GuestProtocolError) for task in done)
         (machine,) = pool._machines.values()
         assert machine.meter.held <= MACHINE_BYTES_MOST + MIB
-        pool.forget(*address.key)
+        pool.forget(address)
         await asyncio.gather(*followers, return_exceptions=True)
         assert machine.meter.held == 0
 
@@ -342,7 +342,7 @@ async def test_connections_are_kept_up_to_a_number_and_forgotten_together(pool: 
         gate.clear()
         late = asyncio.create_task(pool.call(address, {"op": "ping"}))
         await asyncio.sleep(0.05)
-        pool.forget(*address.key)
+        pool.forget(address)
         with pytest.raises(GuestUnreachable):
             await late
         assert not machine.open

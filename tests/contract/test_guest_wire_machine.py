@@ -54,7 +54,7 @@ async def test_a_claim_changes_what_opens_the_machine(own_guest: Start, pool: Gu
     claim = {"op": "claim", "epoch": 5, "secret": secret.hex(), "hostname": "box", "env": {"TOLD": "yes\n\udcff"}}
     await pool.call(before, claim)
     await pool.call(before, {"op": "ping"})  # open connections stay
-    pool.forget(before.machine, before.epoch)
+    pool.forget(before)
     with pytest.raises(GuestRefused):
         await pool.call(before, {"op": "ping"})
     after = dataclasses.replace(before, epoch=5, secret=secret)

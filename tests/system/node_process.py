@@ -99,7 +99,7 @@ class Node:
                 await asyncio.sleep(0.02)
 
     async def release(self, claim: Claim) -> Release:
-        self.guests.forget(claim.machine, claim.epoch)
+        self.guests.forget(self.way_to(claim))
         return Release.model_validate_json(await self.ask("DELETE", path_of(claim)))
 
     @staticmethod
@@ -133,7 +133,7 @@ class Node:
             return download.answer["process"], said.decode()
 
     async def pause(self, claim: Claim, *, if_idle: bool = False) -> Snapshot:
-        self.guests.forget(claim.machine, claim.epoch)
+        self.guests.forget(self.way_to(claim))
         return Snapshot.model_validate_json(await self.ask("POST", f"{path_of(claim)}/pause", {"ifIdle": if_idle}))
 
     async def resume(self, claim: Claim, **fields: object) -> Claim:
@@ -147,6 +147,15 @@ class Node:
     async def discard(self, claim: Claim) -> int:
         path = f"/v1/snapshots/{claim.sandbox}/{claim.epoch}/main"
         return Discarded.model_validate_json(await self.ask("DELETE", path)).count
+
+    async def checkpoint(self, claim: Claim, checkpoint: str, *, memory: bool = False) -> Snapshot:
+        if memory:
+            self.guests.forget(self.way_to(claim))
+        wanted = {"checkpoint": checkpoint, "memory": memory}
+        return Snapshot.model_validate_json(await self.ask("POST", f"{path_of(claim)}/checkpoints", wanted))
+
+    async def forget(self, checkpoint: str) -> int:
+        return Discarded.model_validate_json(await self.ask("DELETE", f"/v1/checkpoints/{checkpoint}")).count
 
     async def leaks(self) -> int:
         return Leaks.model_validate_json(await self.ask("GET", "/v1/leaks")).total

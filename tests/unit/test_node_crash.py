@@ -1,6 +1,8 @@
 """The node is killed before each of its steps and started again; nothing is lost, doubled or leaked."""
 
 import asyncio
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,14 @@ from boxkeep_server.node.keys import Key
 from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.service import Service
 from tests.node_worlds import Host, Killed, Layer, Mine, service_over, wish
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """In memory: thousands of lives flush their files, and no host dies here."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        yield Path(name)
+
 
 WARM = {Kind("base", "runsc"): 1}
 
@@ -23,12 +33,20 @@ class Story:
     """What a control plane does with a node: it makes warm machines, claims, is told, releases."""
 
     def __init__(self) -> None:
-        self.kept, self.cold, self.short, self.late = wish(), wish(isolation="runc"), wish(not_after=1_000_010), wish()
+        self.kept, self.cold, self.short, self.late = (
+            wish(isolation="runsc"),
+            wish(isolation="runc"),
+            wish(not_after=1_000_010),
+            wish(),
+        )
         self.paused, self.files = wish(isolation="runsc"), wish(isolation="runc")
         self.answered: dict[Key, str] = {}
         self.released: set[Key] = set()
         self.snapshots: dict[Key, Snapshot] = {}
         self.discarded: set[Key] = set()
+        self.checkpoint, self.dropped = "c" * 32, "d" * 32
+        self.fork = wish(isolation="runsc", checkpoint=self.checkpoint, fork=True)
+        self.taken: dict[str, Snapshot] = {}
 
     async def play(self, service: Service, host: Host) -> None:
         await service.adopt()
@@ -36,6 +54,10 @@ class Story:
         await self._claim(service, self.kept)
         await service.refill_once()
         await self._claim(service, self.late)
+        await self._checkpoint(service, self.kept, self.checkpoint, memory=True)
+        await self._checkpoint(service, self.kept, self.dropped, memory=False)
+        await self._claim(service, self.fork)
+        await service.forget(self.dropped)
         for wanted in (self.paused, self.files):
             await self._claim(service, wanted)
             await self._pause(service, wanted)
@@ -64,6 +86,11 @@ class Story:
         snapshot = await service.pauses.pause(key)
         assert self.snapshots.setdefault(key, snapshot) == snapshot, "a snapshot that was answered is now another"
         self.released.add(key)
+
+    async def _checkpoint(self, service: Service, wanted: ClaimWish, checkpoint: str, *, memory: bool) -> None:
+        snapshot = await service.checkpoints.take(Key.of(wanted), checkpoint, memory=memory)
+        if checkpoint == self.checkpoint:
+            assert self.taken.setdefault(checkpoint, snapshot) == snapshot, "a checkpoint that was answered is another"
 
     async def _discard(self, service: Service, wanted: ClaimWish) -> None:
         self.discarded.add(Key.of(wanted))
@@ -99,7 +126,12 @@ def check_nothing_is_lost_or_doubled(host: Host, story: Story, service: Service)
     assert marks == service.pool.owned()
     assert not files & marks
     assert not list(host.lib.glob("*/.*.new"))
-    assert {key for key, kept in host.kept.items() if kept.whole} == set(story.snapshots) - story.discarded
+    pauses = {key for name in host.kept if (key := Key.named(name)) is not None}
+    assert pauses == set(story.snapshots) - story.discarded
+    assert {name for name in host.kept if Key.named(name) is None} == {story.checkpoint}
+    assert story.taken[story.checkpoint].keeps == "memory"
+    assert not host.standing, "a machine is left standing"
+    assert not host.closed & host.living(), "a machine takes no calls"
     assert all(kept.whole for kept in host.kept.values()), "half a snapshot is left"
     assert story.snapshots[Key.of(story.paused)].keeps == "memory"
     assert Key.of(resumed(story.paused)) in claims
@@ -114,11 +146,11 @@ async def steps_of_the_whole_story(lib: Path) -> list[str]:
     return mine.steps
 
 
-async def test_a_node_killed_at_any_step_goes_on_where_it_was(tmp_path: Path) -> None:
-    steps = await steps_of_the_whole_story(tmp_path / "whole")
+async def test_a_node_killed_at_any_step_goes_on_where_it_was(directory: Path) -> None:
+    steps = await steps_of_the_whole_story(directory / "whole")
     assert len(steps) > 40
     for at in range(len(steps)):
-        host, story = Host(tmp_path / str(at)), Story()
+        host, story = Host(directory / str(at)), Story()
         host.lib.mkdir()
         _, finished = await play(host, story, Mine(at))
         assert not finished
@@ -129,9 +161,9 @@ async def test_a_node_killed_at_any_step_goes_on_where_it_was(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("first", [3, 9, 17, 25, 33])
-async def test_a_node_killed_again_while_it_adopts_goes_on_where_it_was(tmp_path: Path, first: int) -> None:
+async def test_a_node_killed_again_while_it_adopts_goes_on_where_it_was(directory: Path, first: int) -> None:
     for second in range(12):
-        host, story = Host(tmp_path / f"{first}-{second}"), Story()
+        host, story = Host(directory / f"{first}-{second}"), Story()
         host.lib.mkdir()
         await play(host, story, Mine(first))
         await play(host, story, Mine(second))
@@ -140,10 +172,10 @@ async def test_a_node_killed_again_while_it_adopts_goes_on_where_it_was(tmp_path
         check_nothing_is_lost_or_doubled(host, story, service)
 
 
-async def test_a_host_that_restarts_at_any_step_leaves_the_dead_and_nothing_warm(tmp_path: Path) -> None:
-    steps = await steps_of_the_whole_story(tmp_path / "whole")
+async def test_a_host_that_restarts_at_any_step_leaves_the_dead_and_nothing_warm(directory: Path) -> None:
+    steps = await steps_of_the_whole_story(directory / "whole")
     for at in range(0, len(steps), 3):
-        host, story = Host(tmp_path / str(at)), Story()
+        host, story = Host(directory / str(at)), Story()
         host.lib.mkdir()
         await play(host, story, Mine(at))
         host.reboot()
@@ -154,9 +186,9 @@ async def test_a_host_that_restarts_at_any_step_leaves_the_dead_and_nothing_warm
         assert set(host.bodies) <= service.owned()
         claims = {claim.machine: claim for claim in service.claims.list()}
         for key, machine in story.answered.items():
-            if key in host.kept:
+            if key.name in host.kept:
                 assert machine not in claims
-                assert host.kept[key].whole, "a pause that the host's restart cut off keeps the files"
+                assert host.kept[key.name].whole, "a pause that the host's restart cut off keeps the files"
             elif key not in story.released and Key.of(story.late) != key:
                 assert claims[machine].state is ClaimState.DEAD
                 assert claims[machine].reason in ("host_restarted", "expired")

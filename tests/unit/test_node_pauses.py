@@ -41,7 +41,7 @@ class DiesOfIt(Layer):
 
     async def _stop(self, subject: Subject) -> Kept:
         self.host.die(subject.machine)
-        return self.host.kept.setdefault(subject.key, Kept())
+        return self.host.kept.setdefault(subject.key.name, Kept())
 
 
 async def test_a_paused_machine_is_gone_and_kept(host: Host) -> None:
@@ -173,10 +173,10 @@ async def test_a_pausing_machine_without_its_disk_is_dead(host: Host) -> None:
 async def test_a_half_snapshot_is_swept_when_nobody_is_bound_to_it_and_not_before(host: Host) -> None:
     service, wanted = await claimed(host)
     key, stray = Key.of(wanted), Key("s" * 32, 1, "main")
-    host.kept[key], host.kept[stray] = Kept(), Kept()
+    host.kept[key.name], host.kept[stray.name] = Kept(), Kept()
     assert [one.items for one in (await service.leaks()).leaks if one.kind == "snapshots"] == [(f"{'s' * 32}-1-main",)]
     assert await service.sweep_once() == 1
-    assert set(host.kept) == {key}
+    assert set(host.kept) == {key.name}
     await service.claims.release(key)
     assert await service.sweep_once() == 1
     assert host.kept == {}

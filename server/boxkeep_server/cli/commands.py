@@ -5,10 +5,10 @@ Their modules import control plane and node only when a command needs them: the 
 
 import typer
 
-from boxkeep_server.cli import doctor, images, keys, services, trial
+from boxkeep_server.cli import audit, doctor, images, keys, services, trial
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the server's commands."""
-    for subject in (services, doctor, keys, images, trial):
+    for subject in (services, doctor, keys, audit, images, trial):
         subject.add_to(app)

@@ -48,9 +48,11 @@ class Pausing:
                 return pausing
         raise Conflict("Sandbox is being changed by others")
 
-    async def pause_for(self, before: Sandbox, reason: Reason, actor: str) -> Sandbox | None:
+    async def pause_for(
+        self, before: Sandbox, reason: Reason, actor: str, *, origin: str | None = None, limited: bool = True
+    ) -> Sandbox | None:
         """Have a sandbox paused that is still as `before`; None if it has changed. When its time is over it gets a new
-        window on resume, else what remains of this one.
+        window on resume, else what remains of this one. With `origin` it then goes on by itself, from that checkpoint.
 
         Raises:
             LimitReached: the plan allows no more paused sandboxes, or stored bytes.
@@ -59,7 +61,8 @@ class Pausing:
         remaining = None if reason is Reason.MAX_DURATION else max(0, (before.expires_at or now) - now)
         async with self._database.writing() as connection:
             plan = await organisations.lock_organisation(connection, before.organisation)
-            await _check_storage(connection, before.organisation, plan)
+            if limited:
+                await check_storage(connection, before.organisation, plan)
             pausing = await sandboxes.step(
                 connection,
                 before,
@@ -69,6 +72,7 @@ class Pausing:
                 actor=actor,
                 reason=reason,
                 remaining_ms=remaining,
+                origin=origin,
             )
         if pausing is not None:
             self._steps.tell(pausing)
@@ -90,12 +94,18 @@ class Pausing:
                 raise Conflict("Sandbox is being paused")
             if before.status is not Status.PAUSED:
                 return before
-            resumed = await self._resume(caller, before)
+            resumed = await self.resume_from(caller, before, None)
             if resumed is not None:
                 return resumed
         raise Conflict("Sandbox is being changed by others")
 
-    async def _resume(self, caller: Caller, before: Sandbox) -> Sandbox | None:
+    async def resume_from(self, caller: Caller, before: Sandbox, origin: str | None) -> Sandbox | None:
+        """Have a paused sandbox go on that is still as `before`, from what was kept of it or from a checkpoint; None if
+        it has changed.
+
+        Raises:
+            LimitReached: the plan's concurrency or hours are used up.
+        """
         now = self._steps.now_ms()
         async with self._database.writing() as connection:
             plan = await organisations.lock_organisation(connection, before.organisation)
@@ -109,6 +119,7 @@ class Pausing:
                 actor=caller.key_id,
                 queued_at=now,
                 reason=None,
+                origin=origin,
             )
         if resumed is not None:
             self._steps.tell(resumed, PLACE)
@@ -131,9 +142,16 @@ class Pausing:
         return await self._sandboxes.wait(caller, sandbox.id, _WAKE_MS)
 
 
-async def _check_storage(connection: AsyncConnection, organisation: str, plan: Plan) -> None:
+async def check_storage(
+    connection: AsyncConnection, organisation: str, plan: Plan, *, another_paused: bool = True
+) -> None:
+    """Whether an organisation, whose row is locked, may store more.
+
+    Raises:
+        LimitReached
+    """
     stored = await storage.stored(connection, organisation)
-    if plan.paused is not None and stored.paused >= plan.paused:
+    if another_paused and plan.paused is not None and stored.paused >= plan.paused:
         raise LimitReached("Storage limit reached", limit="paused", limitCount=plan.paused)
     if plan.stored_bytes is not None and stored.bytes >= plan.stored_bytes:
         raise LimitReached("Storage limit reached", limit="storedBytes", limitBytes=plan.stored_bytes)

@@ -30,7 +30,7 @@ class Reacher:
         """A machine is gone: close what is open to it."""
         address = self._known.pop((sandbox_id, epoch), None)
         if address is not None:
-            self._guests.forget(address.machine, address.epoch)
+            self._guests.forget(address)
 
     async def sandbox(self, organisation: str, sandbox_id: str) -> Sandbox:
         """A sandbox of an organisation.

@@ -1,24 +1,25 @@
 """What users do with sandboxes: create, read, list, change, end, wait; within their plan."""
 
 import asyncio
-import base64
-import binascii
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.steps import ANY, EXTEND, PLACE, Steps
+from boxkeep_server.model.checkpoints import CheckpointNotFound, CheckpointState
+from boxkeep_server.model.cursors import cursor_of, read_cursor
 from boxkeep_server.model.errors import Conflict, Invalid, LimitReached, SandboxNotFound, Unavailable
-from boxkeep_server.model.events import Event, EventType
+from boxkeep_server.model.events import QUIET, Event, EventType
 from boxkeep_server.model.ids import is_id, new_id
 from boxkeep_server.model.plans import DEFAULT_DURATION_MS, LONGEST_DURATION_MS, Plan
-from boxkeep_server.model.sandboxes import NewSandbox, Reason, Sandbox
+from boxkeep_server.model.sandboxes import DEFAULT_RUNTIME, NewSandbox, Reason, Sandbox
 from boxkeep_server.model.statuses import OVER, Status
-from boxkeep_server.store import events, organisations, running, sandboxes, selections
+from boxkeep_server.store import checkpoints, events, organisations, running, sandboxes, selections
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal
 
@@ -65,27 +66,36 @@ class Sandboxes:
         self._closed = False
 
     async def create(self, caller: Caller, wish: NewSandbox, sandbox_id: str | None = None) -> Sandbox:
-        """Accept a sandbox; one that is there already under `sandbox_id` is given as it is.
+        """Accept a sandbox; one that is there already under `sandbox_id` is given as it is. Raises as `create_all`."""
+        return (await self.create_all(caller, wish, [sandbox_id or new_id()]))[0]
+
+    async def create_all(self, caller: Caller, wish: NewSandbox, ids: Sequence[str]) -> Sequence[Sandbox]:
+        """Accept sandboxes under these ids, all or none; those that are there already are given as they are.
 
         Raises:
-            Invalid: the duration is over the plan's, or the isolation cannot be had.
+            Invalid: the duration is over the plan's, the isolation cannot be had, or the checkpoint is of another.
+            CheckpointNotFound: there is none, or it is another's.
             LimitReached: the plan's concurrency or hours are used up.
             Unavailable: the service is shutting down.
         """
         if self._closed:
             raise Unavailable("The service is shutting down")
         self._check_isolation(wish.isolation)
-        new = self._new(caller, wish, sandbox_id or new_id())
-        sealed = self._seal.close(orjson.dumps(dict(wish.env)), new.id) if wish.env else None
+        checked_duration(wish.max_duration_ms, caller.plan)
+        secret = orjson.dumps(dict(wish.env)) if wish.env else None
         async with self._database.writing() as connection:
             plan = await organisations.lock_organisation(connection, caller.organisation)
-            if sandbox_id is not None:
-                made = await sandboxes.get(connection, sandbox_id)
-                if made is not None and made.organisation == caller.organisation:
-                    return made
-            await self.check_limits(connection, caller.organisation, plan)
-            await sandboxes.add(connection, new, sealed, caller.key_id)
-        self._steps.tell(new, PLACE)
+            made = [await sandboxes.get(connection, one) for one in ids]
+            if any(one is not None for one in made):  # all were made at once
+                return [one for one in made if one is not None and one.organisation == caller.organisation]
+            wish = await _begun_from(connection, caller, wish)
+            await self.check_limits(connection, caller.organisation, plan, len(ids))
+            new = [self._new(caller, wish, one) for one in ids]
+            for one in new:
+                sealed = None if secret is None else self._seal.close(secret, one.id)
+                await sandboxes.add(connection, one, sealed, caller.key_id)
+        for one in new:
+            self._steps.tell(one, PLACE)
         return new
 
     def _check_isolation(self, wished: str | None) -> None:
@@ -103,7 +113,7 @@ class Sandboxes:
             status=Status.QUEUED,
             revision=1,
             epoch=0,
-            runtime=wish.runtime,
+            runtime=wish.runtime or DEFAULT_RUNTIME,
             ephemeral=wish.ephemeral,
             max_duration_ms=checked_duration(wish.max_duration_ms, caller.plan),
             region=None,
@@ -127,15 +137,17 @@ class Sandboxes:
             reason=None,
             created_by=caller.key_id,
             lifecycle=wish.lifecycle,
+            from_checkpoint=wish.from_checkpoint,
+            origin=wish.from_checkpoint,
         )
 
-    async def check_limits(self, connection: Any, organisation: str, plan: Plan) -> None:
-        """Whether an organisation, whose row is locked, may have one more that counts.
+    async def check_limits(self, connection: Any, organisation: str, plan: Plan, more: int = 1) -> None:
+        """Whether an organisation, whose row is locked, may have so many more that count.
 
         Raises:
             LimitReached
         """
-        if plan.concurrent is not None and await sandboxes.counted(connection, organisation) >= plan.concurrent:
+        if plan.concurrent is not None and await sandboxes.counted(connection, organisation) + more > plan.concurrent:
             raise LimitReached("Concurrent sandbox limit reached")
         now = self._steps.now_ms()
         if plan.month_ms is not None and await running.used(connection, organisation, now) >= plan.month_ms:
@@ -186,7 +198,7 @@ class Sandboxes:
         Raises:
             Invalid: the cursor is none of ours.
         """
-        before = None if cursor is None else _read_cursor(cursor)
+        before = None if cursor is None else read_cursor(cursor)
         async with self._database.scanning() as connection:
             found = await selections.page(
                 connection,
@@ -197,7 +209,7 @@ class Sandboxes:
                 metadata=metadata or {},
             )
         items = found[:limit]
-        return Page(items, _cursor(items[-1]) if len(found) > limit else None)
+        return Page(items, cursor_of(items[-1].created_at, items[-1].id) if len(found) > limit else None)
 
     async def patch(self, caller: Caller, sandbox_id: str, **given: Any) -> Sandbox:
         """Change `max_duration_ms` (from now, within the plan), `name` or `metadata`.
@@ -298,29 +310,48 @@ class Sandboxes:
             return await events.after(connection, sandbox_id, after, limit)
 
     async def events(self, caller: Caller, sandbox_id: str, after: int, idle_s: float) -> AsyncIterator[Event | None]:
-        """The events of a sandbox behind sequence `after`, as they happen, until it is over and its commands have
-        their ends; None after `idle_s` of silence.
+        """The events of a sandbox behind sequence `after` but the quiet ones, as they happen, until it is over and its
+        commands have their ends; None after `idle_s` of silence.
 
         Raises:
             SandboxNotFound: there is none, or it is another's.
         """
         with self._changes.listen(sandbox_id) as ear:
-            silent_s = 0.0
+            clock = asyncio.get_running_loop().time
+            silent_since = clock()
             while True:
                 await self.get(caller, sandbox_id)
                 async with self._database.reading() as connection:
                     over = await sandboxes.is_released(connection, sandbox_id)
                     news = await events.after(connection, sandbox_id, after)
                 for event in news:
-                    yield event
-                    after, silent_s = event.sequence, 0.0
+                    after = event.sequence
+                    if event.type not in QUIET:
+                        yield event
+                        silent_since = clock()
                 if not news and over:
                     return
-                if not news and not await ear.heard(POLL_S):
-                    silent_s += POLL_S
-                if silent_s >= idle_s:
+                if not news:
+                    await ear.heard(POLL_S)
+                if clock() - silent_since >= idle_s:
                     yield None
-                    silent_s = 0.0
+                    silent_since = clock()
+
+
+async def _begun_from(connection: AsyncConnection, caller: Caller, wish: NewSandbox) -> NewSandbox:
+    """A wish with what follows from the checkpoint that it names."""
+    if wish.from_checkpoint is None:
+        return wish
+    found = await checkpoints.get(connection, wish.from_checkpoint)
+    if found is None or found.organisation != caller.organisation or found.state is not CheckpointState.WHOLE:
+        raise CheckpointNotFound
+    for name, wished, kept in (
+        ("runtime", wish.runtime, found.runtime),
+        ("isolation", wish.isolation, found.isolation),
+    ):
+        if wished not in (None, kept):
+            raise Invalid(f"Invalid {name}: the checkpoint is of {kept}")
+    return replace(wish, runtime=found.runtime, isolation=found.isolation)
 
 
 def checked_duration(wished_ms: int | None, plan: Plan) -> int:
@@ -342,17 +373,3 @@ def checked_duration(wished_ms: int | None, plan: Plan) -> int:
             detail=f"The {plan.name} plan allows at most {plan.max_duration_ms} ms",
         )
     return wished_ms
-
-
-def _cursor(sandbox: Sandbox) -> str:
-    return base64.urlsafe_b64encode(f"{sandbox.created_at}:{sandbox.id}".encode()).decode()
-
-
-def _read_cursor(cursor: str) -> tuple[int, str]:
-    try:
-        at, _, sandbox_id = base64.urlsafe_b64decode(cursor.encode()).decode().partition(":")
-    except (binascii.Error, ValueError) as error:
-        raise Invalid("Invalid cursor") from error
-    if not (at.isascii() and at.isdigit() and len(at) < 16 and is_id(sandbox_id)):
-        raise Invalid("Invalid cursor")
-    return int(at), sandbox_id

@@ -127,7 +127,7 @@ class Settler:
             over = sandbox is None or sandbox.status is Status.ENDING or sandbox.status in OVER
             if over and clock() >= until:
                 return await self._close(command, ending_with(command, sandbox, self._now_ms()))
-            if sandbox is not None and not over and sandbox.status is not Status.PAUSING:
+            if sandbox is not None and not over and sandbox.status is not Status.PAUSING and sandbox.origin is None:
                 raise PausedMeanwhile(command)
             await asyncio.sleep(TAILS_EVERY_S)
 
@@ -141,9 +141,11 @@ class Settler:
         until_ms = None if within_ms is None else self._now_ms() + within_ms
         while True:
             left_ms = WAIT_SLICE_MS if until_ms is None else max(0, min(WAIT_SLICE_MS, until_ms - self._now_ms()))
-            answer = await visit.call(
-                {"op": "process.wait", "id": command.id, "timeoutMs": left_ms}, timeout_s=left_ms / 1000 + 10
-            )
+            wait = {"op": "process.wait", "id": command.id, "timeoutMs": left_ms}
+            try:
+                answer = await visit.call(wait, timeout_s=left_ms / 1000 + 10)
+            except Unavailable:  # a checkpoint cuts off who waits; whoever is away for good is so at the second try
+                answer = await visit.call(wait, timeout_s=left_ms / 1000 + 10)
             process = read_process(answer)
             if process.finished or (until_ms is not None and self._now_ms() >= until_ms):
                 return process

@@ -12,6 +12,7 @@ from boxkeep_server.store.database import Database
 
 PLACE: Final = "reconcile:place"
 PAUSE: Final = "reconcile:pause"
+TAKE: Final = "reconcile:take"
 DISCARD: Final = "reconcile:discard"
 RELEASE: Final = "reconcile:release"
 OBSERVE: Final = "reconcile:observe"
@@ -59,6 +60,10 @@ class Steps:
     def tell(self, sandbox: Sandbox, *reconcilers: str) -> None:
         """Wake whoever waits for this sandbox or for such a step, and these reconcilers."""
         self._changes.tell(sandbox.id, ANY, *_WAKES.get(sandbox.status, ()), *reconcilers)
+
+    def tell_of(self, sandbox_id: str) -> None:
+        """Wake whoever waits for something of this sandbox that is no step."""
+        self._changes.tell(sandbox_id, ANY)
 
     def wake(self, reconciler: str) -> None:
         """Have a reconciler look again."""

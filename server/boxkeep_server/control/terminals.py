@@ -1,7 +1,10 @@
 """Terminals: a process with a PTY in a sandbox, that any number of clients may join, leave and join again."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from boxkeep_server.control.inside import read_process
@@ -10,10 +13,13 @@ from boxkeep_server.control.launches import Launch
 from boxkeep_server.control.record import Recorder
 from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.visits import Duplex, Visit, Visits
-from boxkeep_server.model.errors import NotFound, SandboxFault
+from boxkeep_server.model.errors import NotFound, SandboxFault, Unavailable
+from boxkeep_server.model.events import EventType, Note
+from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.store.commands import CommandRows
 
 SHELL = "command -v bash >/dev/null 2>&1 && exec bash -l; exec sh -l"
+LEAVE_S = 5.0
 ENVIRONMENT = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
 
 
@@ -30,6 +36,23 @@ class TerminalEnded(NotFound):
 
     def __init__(self) -> None:
         super().__init__("The terminal has ended")
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A client's connection to a terminal; that it joined and that it left is in the sandbox's record."""
+
+    duplex: Duplex
+    note_left: Callable[[], Awaitable[None]]
+
+    async def leave(self) -> None:
+        """Let the connection go and write that the client left, unless the store does not take it within a while."""
+        try:
+            await self.duplex.aclose()
+        finally:
+            with suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(LEAVE_S):
+                    await self.note_left()
 
 
 class Terminals:
@@ -50,8 +73,8 @@ class Terminals:
         self._settler = settler
         self._now_ms = now_ms
 
-    async def join(self, caller: Caller, sandbox_id: str, terminal_id: str, size: Size | None) -> Duplex:
-        """A connection to the terminal of that id, which is started if it is not there yet; close it when done.
+    async def join(self, caller: Caller, sandbox_id: str, terminal_id: str, size: Size | None) -> Joined:
+        """The terminal of that id, joined, which is started if it is not there yet; leave it when done.
 
         Raises:
             SandboxNotFound, NotReady: the sandbox is not there or not ready.
@@ -67,7 +90,17 @@ class Terminals:
         request: dict[str, Any] = {"op": "process.attach", "id": terminal_id}
         if size is not None:
             request |= {"rows": size.rows, "cols": size.cols}
-        return await visit.duplex(request)
+        duplex = await visit.duplex(request)
+        try:
+            await self._note(caller, visit.sandbox, terminal_id, EventType.TERMINAL_JOINED)
+        except BaseException:
+            await duplex.aclose()
+            raise
+        return Joined(duplex, partial(self._note, caller, visit.sandbox, terminal_id, EventType.TERMINAL_LEFT))
+
+    async def _note(self, caller: Caller, box: Sandbox, terminal_id: str, kind: EventType) -> None:
+        done = {"processId": terminal_id}
+        await self._recorder.note(Note(box.id, box.organisation, kind, self._now_ms(), caller.key_id, done))
 
     async def _start(self, caller: Caller, visit: Visit, terminal_id: str, size: Size) -> None:
         launch = Launch(

@@ -42,7 +42,7 @@ class Accounts:
         now = self._now_ms()
         async with self._database.scanning() as connection:
             used = await running.used(connection, caller.organisation, now)
-            months = await usage.months(connection, caller.organisation)
+            months = await usage.months(connection, caller.organisation, now)
             stored = await storage.stored(connection, caller.organisation)
         before = {month: ms for month, ms in months.items() if month != month_of(now)}
         return Billing(caller.plan, month_start(now), next_month_start(now), used, before, stored.paused, stored.bytes)

@@ -1,10 +1,11 @@
 """The ways into a sandbox: calls to its guest, cut off when it ends, with the guest's faults in the model's words."""
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.liveness import Liveness
@@ -30,7 +31,11 @@ from boxkeep_server.model.errors import (
 from boxkeep_server.model.sandboxes import Sandbox
 
 LONGEST_MESSAGE = 500
+GATE_S = 60.0
+GATE_EVERY_S = 0.05
 _REMEMBERED = 100_000
+
+T = TypeVar("T")
 
 REFUSALS: Mapping[str, Callable[[str], BoxkeepError]] = {
     "busy": lambda _: NotReady(),
@@ -153,27 +158,37 @@ class Visit:
 
     async def call(self, request: dict[str, Any], timeout_s: float = DEFAULT) -> dict[str, Any]:
         """A simple call, within `timeout_s`, by default what its operation may take. Raises as `guarded`."""
-        async with self.guarded():
-            return await self.pool.call(self.address, request, timeout=timeout_s)
+        return await self._patiently(lambda: self.pool.call(self.address, request, timeout=timeout_s))
 
     async def download(self, request: dict[str, Any]) -> Download:
         """A call whose answer streams; close it when done. Raises as `guarded`."""
         stack = AsyncExitStack()
-        async with self.guarded():
-            stream = await stack.enter_async_context(self.pool.download(self.address, request))
+        stream = await self._patiently(lambda: stack.enter_async_context(self.pool.download(self.address, request)))
         return Download(self, stack, stream)
 
     async def upload(self, request: dict[str, Any], chunks: AsyncIterable[bytes]) -> dict[str, Any]:
         """A call that sends bytes. Raises as `guarded`, and what `chunks` raises."""
-        async with self.guarded():
-            return await self.pool.upload(self.address, request, chunks)
+        return await self._patiently(lambda: self.pool.upload(self.address, request, chunks))
 
     async def duplex(self, request: dict[str, Any]) -> Duplex:
         """A call in which both sides speak; close it when done. Raises as `guarded`."""
         stack = AsyncExitStack()
-        async with self.guarded():
-            stream = await stack.enter_async_context(self.pool.duplex(self.address, request))
+        stream = await self._patiently(lambda: stack.enter_async_context(self.pool.duplex(self.address, request)))
         return Duplex(self, stack, stream)
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What `ask` answers once the guest's gate is open, which a checkpoint closes for a moment. Nothing of a call
+        that the gate refused has begun. Raises as `guarded`."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + GATE_S
+        while True:
+            async with self.guarded():
+                try:
+                    return await ask()
+                except wire.GuestRefused as refusal:
+                    if refusal.code != "busy" or clock() >= until:
+                        raise
+                await asyncio.sleep(GATE_EVERY_S)
 
 
 async def _close(stack: AsyncExitStack) -> None:

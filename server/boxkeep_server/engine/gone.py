@@ -33,6 +33,13 @@ class GoneEngine:
         """See `Engine.pause`."""
         raise NodeAway("the node was taken down")
 
+    async def checkpoint(self, node: str, sandbox: str, epoch: int, checkpoint: str, *, memory: bool) -> Snapshot:
+        """See `Engine.checkpoint`."""
+        raise NodeAway("the node was taken down")
+
+    async def forget(self, node: str, checkpoint: str) -> None:
+        """See `Engine.forget`: what is left is collected once there is a node again."""
+
     async def snapshots(self) -> dict[str, Sequence[Snapshot]]:
         """See `Engine.snapshots`."""
         raise NodeAway("the node was taken down")

@@ -39,7 +39,7 @@ class SnapshotUnfit(EngineError):
 
 
 class NotPaused(EngineError):
-    """A machine was not paused, and goes on. `busy`: it was to be only while nothing runs; `full`: there is no room."""
+    """A machine was not kept, and goes on. `busy`: it was to be only while nothing runs; `full`: there is no room."""
 
     def __init__(self, sentence: str, *, busy: bool = False, full: bool = False) -> None:
         super().__init__(sentence)
@@ -48,7 +48,7 @@ class NotPaused(EngineError):
 
 
 class MachineGone(EngineError):
-    """There is no living machine that could be paused, and nothing is kept of it."""
+    """There is no machine that could be kept, and nothing is kept of it."""
 
 
 class Engine(Protocol):
@@ -66,6 +66,21 @@ class Engine(Protocol):
 
         Raises:
             NodeAway, NotPaused, MachineGone
+        """
+
+    async def checkpoint(self, node: str, sandbox: str, epoch: int, checkpoint: str, *, memory: bool) -> Snapshot:
+        """Have what there is of a machine kept under that name, durably, while it goes on; of a dead one its files, as
+        long as its node has them. The same snapshot when asked again.
+
+        Raises:
+            NodeAway, NotPaused, MachineGone
+        """
+
+    async def forget(self, node: str, checkpoint: str) -> None:
+        """Have a checkpoint gone.
+
+        Raises:
+            NodeAway
         """
 
     async def snapshots(self) -> dict[str, Sequence[Snapshot]]:

@@ -70,14 +70,18 @@ class LocalEngine:
 
     async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool) -> Snapshot:
         """See `Engine.pause`."""
-        try:
+        with _keeping():
             return await self._node.pause(sandbox, epoch, if_idle=if_idle)
-        except NodeUnreachable as error:
-            raise NodeAway(str(error)) from error
-        except NodeRefused as error:
-            if error.code in ("not_found", "conflict", "unfit"):
-                raise MachineGone(str(error)) from error
-            raise NotPaused(str(error), busy=error.code == "busy", full=error.code == "no_space") from error
+
+    async def checkpoint(self, node: str, sandbox: str, epoch: int, checkpoint: str, *, memory: bool) -> Snapshot:
+        """See `Engine.checkpoint`."""
+        with _keeping():
+            return await self._node.checkpoint(sandbox, epoch, checkpoint, memory=memory)
+
+    async def forget(self, node: str, checkpoint: str) -> None:
+        """See `Engine.forget`."""
+        with _translated():
+            await self._node.forget(checkpoint)
 
     async def snapshots(self) -> dict[str, Sequence[Snapshot]]:
         """See `Engine.snapshots`."""
@@ -109,6 +113,18 @@ class LocalEngine:
         """See `Engine.leaks`."""
         with _translated():
             return await self._node.leaks()
+
+
+@contextmanager
+def _keeping() -> Iterator[None]:
+    try:
+        yield
+    except NodeUnreachable as error:
+        raise NodeAway(str(error)) from error
+    except NodeRefused as error:
+        if error.code in ("not_found", "conflict", "unfit"):
+            raise MachineGone(str(error)) from error
+        raise NotPaused(str(error), busy=error.code == "busy", full=error.code == "no_space") from error
 
 
 @contextmanager

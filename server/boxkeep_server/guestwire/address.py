@@ -26,11 +26,6 @@ class GuestAddress:
     def __repr__(self) -> str:
         return f"GuestAddress({self.host}:{self.port}, machine={self.machine}, epoch={self.epoch})"
 
-    @property
-    def key(self) -> tuple[str, int]:
-        """What pools keep connections by."""
-        return self.machine, self.epoch
-
 
 def mac_of(side: str, address: GuestAddress, guest_nonce: str, host_nonce: str) -> str:
     """The proof of `side` ("host" or "guest") that it knows the machine's secret."""

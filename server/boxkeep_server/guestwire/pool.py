@@ -61,7 +61,7 @@ class _Machine:
 
 
 class GuestPool:
-    """Connections to guests, kept by (machine, epoch). One pool serves one event loop.
+    """Connections to guests, kept by address. One pool serves one event loop.
 
     Every call raises GuestError: `GuestUnreachable`, `GuestTimeout`, `GuestProtocolError` or `GuestRefused`. A kept
     connection that turns out to have ended is replaced once, if the operation may be repeated.
@@ -69,7 +69,7 @@ class GuestPool:
 
     def __init__(self, connect_seconds: float = CONNECT_SECONDS, handshake_seconds: float = HANDSHAKE_SECONDS) -> None:
         self._seconds = (connect_seconds, handshake_seconds)
-        self._machines: dict[tuple[str, int], _Machine] = {}
+        self._machines: dict[GuestAddress, _Machine] = {}
 
     async def call(
         self, address: GuestAddress, request: dict[str, Any], *, timeout: float | None = DEFAULT
@@ -124,9 +124,9 @@ class GuestPool:
             finally:
                 connection.close()
 
-    def forget(self, machine: str, epoch: int) -> None:
-        """Close all connections to that machine in that epoch; calls under way fail. Again: nothing happens."""
-        found = self._machines.pop((machine, epoch), None)
+    def forget(self, address: GuestAddress) -> None:
+        """Close all connections to a machine in that epoch; calls under way fail. Again: nothing happens."""
+        found = self._machines.pop(address, None)
         if found is None:
             return
         found.forgotten = True
@@ -135,8 +135,8 @@ class GuestPool:
 
     async def close(self) -> None:
         """Forget every machine."""
-        for machine, epoch in list(self._machines):
-            self.forget(machine, epoch)
+        for address in list(self._machines):
+            self.forget(address)
         await asyncio.sleep(0)
 
     @asynccontextmanager
@@ -145,7 +145,7 @@ class GuestPool:
     ) -> AsyncIterator[tuple[GuestConnection, dict[str, Any]]]:
         """A connection on which the request was made and answered. It is kept if the call ends in good order."""
         data = frames.encode_json(request)
-        machine = self._machines.setdefault(address.key, _Machine())
+        machine = self._machines.setdefault(address, _Machine())
         machine.calls += 1
         try:
             await self._take_place(machine)
@@ -162,8 +162,8 @@ class GuestPool:
             self._prune(address, machine)
 
     def _prune(self, address: GuestAddress, machine: _Machine) -> None:
-        if not machine.calls and not machine.open and self._machines.get(address.key) is machine:
-            del self._machines[address.key]
+        if not machine.calls and not machine.open and self._machines.get(address) is machine:
+            del self._machines[address]
 
     async def _take_place(self, machine: _Machine) -> None:
         try:

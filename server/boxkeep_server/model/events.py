@@ -21,8 +21,13 @@ class EventType(StrEnum):
     ENDED = "sandbox.ended"
     FAILED = "sandbox.failed"
     ARTIFACTS_UPDATED = "sandbox.artifacts.updated"
+    CHECKPOINT_CREATED = "sandbox.checkpoint.created"
+    CHECKPOINT_RESTORED = "sandbox.checkpoint.restored"
+    CHECKPOINT_DELETED = "sandbox.checkpoint.deleted"
     COMMAND_STARTED = "sandbox.command.started"
     COMMAND_ENDED = "sandbox.command.ended"
+    TERMINAL_JOINED = "sandbox.terminal.joined"
+    TERMINAL_LEFT = "sandbox.terminal.left"
     FILE_WRITTEN = "sandbox.file.written"
     FILE_MOVED = "sandbox.file.moved"
     FILE_REMOVED = "sandbox.file.removed"
@@ -32,13 +37,10 @@ class EventType(StrEnum):
     LIMIT_REACHED = "sandbox.limit.reached"
 
 
-INTERNAL: Final = frozenset(
+QUIET: Final = frozenset(
     {
-        EventType.PAUSING,
-        EventType.REQUEUED,
-        EventType.CHANGED,
-        EventType.COMMAND_STARTED,
-        EventType.COMMAND_ENDED,
+        EventType.TERMINAL_JOINED,
+        EventType.TERMINAL_LEFT,
         EventType.FILE_WRITTEN,
         EventType.FILE_MOVED,
         EventType.FILE_REMOVED,
@@ -46,7 +48,16 @@ INTERNAL: Final = frozenset(
         EventType.DIRECTORY_MADE,
     }
 )
-"""Seen on the event stream and in the record alone."""
+"""In the record alone: who watches state and activity is not told of each visit and each change of a file."""
+
+INTERNAL: Final = QUIET | {
+    EventType.PAUSING,
+    EventType.REQUEUED,
+    EventType.CHANGED,
+    EventType.COMMAND_STARTED,
+    EventType.COMMAND_ENDED,
+}
+"""Sent to no webhook."""
 
 PUBLIC: Final = frozenset(EventType) - INTERNAL
 """What webhooks are sent."""

@@ -35,3 +35,8 @@ def key_digest(key: str) -> str:
 def is_id(text: object) -> bool:
     """Whether `text` has the form of an id."""
     return isinstance(text, str) and PATTERN.fullmatch(text) is not None
+
+
+def ids_after(first: str, count: int) -> list[str]:
+    """That id and more that follow from it, in all so many: the same each time, so that a repetition names the same."""
+    return [first, *(hashlib.sha256(f"{first} {number}".encode()).hexdigest()[:32] for number in range(1, count))]

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{32}$")]
@@ -34,7 +34,8 @@ class NetworkWish(Message):
 class ClaimWish(Message):
     """A machine wanted for one role of a sandbox in one epoch. `not_after` is epoch ms.
 
-    `resume` names the epoch of a snapshot of the same sandbox and role that the machine goes on from.
+    The machine goes on from the snapshot of the epoch `resume` of the same sandbox and role, or from a `checkpoint`.
+    With `fork` that is another sandbox's, and what names a machine is made anew.
     """
 
     sandbox: Id
@@ -47,6 +48,14 @@ class ClaimWish(Message):
     env: dict[EnvName, str] = Field(default_factory=dict, repr=False)
     network: NetworkWish = NetworkWish()
     resume: Epoch | None = None
+    checkpoint: Id | None = None
+    fork: bool = False
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "ClaimWish":
+        if self.resume is not None and self.checkpoint is not None:
+            raise ValueError("resume and checkpoint exclude each other")
+        return self
 
     @field_validator("env")
     @classmethod
@@ -70,6 +79,7 @@ class ClaimState(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     PAUSING = "pausing"
+    KEEPING = "keeping"
     DEAD = "dead"
 
 
@@ -122,12 +132,20 @@ class PauseWish(Message):
     if_idle: bool = False
 
 
+class CheckpointWish(Message):
+    """A checkpoint wanted of a machine, under an id of its own, which goes on after it; `memory`: of its processes too,
+    where its isolation can."""
+
+    checkpoint: Id
+    memory: bool = False
+
+
 class Snapshot(Message):
-    """What is kept of a machine that was paused: durable on its node, and whole.
+    """What is kept of a machine that was paused, or of one at a `checkpoint`: durable on its node, and whole.
 
     `keeps` says whether processes go on from it or files alone are there; `lost` why memory that could have been kept
     was not. `bytes` is what it refers to, much of which it may share with others. `stood_ms` is how long it took from
-    the moment that nothing ran any more.
+    the moment that nothing ran any more; at a checkpoint, until all ran again.
     """
 
     sandbox: Id
@@ -141,6 +159,7 @@ class Snapshot(Message):
     bytes: int
     taken_at: int
     stood_ms: int
+    checkpoint: Id | None = None
 
 
 class Snapshots(Message):

@@ -8,6 +8,7 @@ from typing import Literal
 from boxkeep_server.model.statuses import Status
 
 Runtime = Literal["bun", "python", "base"]
+DEFAULT_RUNTIME: Runtime = "bun"
 RUNTIMES: tuple[Runtime, ...] = ("bun", "python", "base")
 SIZE = "standard"
 ENV_BYTES = 128 * 1024
@@ -35,6 +36,7 @@ class Reason(StrEnum):
     PAUSE_FAILED = "pause_failed"
     MEMORY_LOST = "memory_lost"
     SNAPSHOT_UNFIT = "snapshot_unfit"
+    RESTORE = "restore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Lifecycle:
 class NewSandbox:
     """A user's wish for a sandbox, validated in form. None means: the default."""
 
-    runtime: Runtime = "bun"
+    runtime: Runtime | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     ephemeral: bool = True
     max_duration_ms: int | None = None
@@ -70,6 +72,7 @@ class NewSandbox:
     isolation: Literal["runsc", "runc"] | None = None
     network: NetworkPolicy = NetworkPolicy()
     lifecycle: Lifecycle = Lifecycle()
+    from_checkpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,9 @@ class Sandbox:
 
     `epoch` counts the bodies it has had: it is raised each time a machine is asked for. `node`, `isolation` and
     `pause_keeps` are those of the body it has or had last.
+
+    `from_checkpoint` is the checkpoint that it began from; `origin` the one that its next body goes on from, None where
+    that is the snapshot of `kept_epoch` or nothing.
 
     `kept_epoch` is the epoch of the snapshot that it goes on from when it gets its next body, None where it has none;
     `remaining_ms` how long it may run then, where that is not a window anew.
@@ -116,6 +122,8 @@ class Sandbox:
     paused_at: int | None = None
     remaining_ms: int | None = None
     lifecycle: Lifecycle = Lifecycle()
+    from_checkpoint: str | None = None
+    origin: str | None = None
 
     @property
     def window_ms(self) -> int:

@@ -75,7 +75,7 @@ def _came_to_nothing(binding: Binding, findings: Findings) -> bool:
 
 
 def _as_found(binding: Binding, findings: Findings) -> Binding:
-    if binding.state is not ClaimState.RUNNING:
+    if binding.state not in (ClaimState.RUNNING, ClaimState.KEEPING):
         return binding
     beat = findings.beat
     if beat is not None and beat.boot_id == binding.boot_id and binding.machine in beat.oom_kills:

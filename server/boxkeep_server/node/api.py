@@ -15,6 +15,7 @@ from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from boxkeep_server.model.node_api import (
+    CheckpointWish,
     ClaimChange,
     ClaimHint,
     Claims,
@@ -64,6 +65,8 @@ class Api:
                 web.patch(one, self._change),
                 web.delete(one, self._release),
                 web.post(f"{one}/pause", self._pause),
+                web.post(f"{one}/checkpoints", self._checkpoint),
+                web.delete("/v1/checkpoints/{checkpoint}", self._forget),
                 web.get("/v1/snapshots", self._snapshots, allow_head=False),
                 web.delete("/v1/snapshots/{sandbox}/{epoch}/{role}", self._discard),
                 web.get("/v1/watch", self._watch, allow_head=False),
@@ -99,6 +102,17 @@ class Api:
     async def _pause(self, request: web.Request) -> web.Response:
         key, wish = _key(request), await _message(request, PauseWish)
         return _answer(await self._service.pauses.pause(key, if_idle=wish.if_idle))
+
+    async def _checkpoint(self, request: web.Request) -> web.Response:
+        key, wish = _key(request), await _message(request, CheckpointWish)
+        return _answer(await self._service.checkpoints.take(key, wish.checkpoint, memory=wish.memory))
+
+    async def _forget(self, request: web.Request) -> web.Response:
+        try:
+            checkpoint = _ID.validate_python(request.match_info["checkpoint"])
+        except ValidationError as error:
+            raise Malformed(_sentence(error)) from None
+        return _answer(Discarded(count=int(await self._service.forget(checkpoint))))
 
     async def _snapshots(self, _: web.Request) -> web.Response:
         return _answer(Snapshots(snapshots=await asyncio.to_thread(self._service.snapshots)))

@@ -13,6 +13,7 @@ from boxkeep_server.model.node_api import NetworkWish
 from boxkeep_server.node.addresses import NoAddress
 from boxkeep_server.node.cgroups import Cgroups
 from boxkeep_server.node.disks import Disks
+from boxkeep_server.node.interior import machine_id
 from boxkeep_server.node.layer import Birth, Busy, LastWords, MachineFailed, MachineLate, Tenancy, Use
 from boxkeep_server.node.machines import BootFailed, Machines
 from boxkeep_server.node.netns import CommandFailed
@@ -23,6 +24,7 @@ from boxkeep_server.node.runtimes import RuntimeFailed
 
 _HAND_OVER_S: Final = 5.0
 _RESUME_S: Final = 20.0
+_FLUSH_S: Final = 20.0
 _REHEARSAL_MS: Final = 10_000
 
 
@@ -54,14 +56,14 @@ class Bodies:
 
     async def rehearse(self, machine: Machine) -> None:
         """See `Maker.rehearse`."""
-        address, process = _address(machine, 0, machine.secret), new_id()
+        address, process = _way_before(machine), new_id()
         start = {"op": "process.start", "id": process, "command": "true", "args": [], "cwd": "/"}
         with _failing(f"machine {machine.id} could not rehearse"):
             try:
                 await self.guests.call(address, start)
                 await self.guests.call(address, {"op": "process.wait", "id": process, "timeoutMs": _REHEARSAL_MS})
             finally:
-                self.guests.forget(machine.born_as, 0)
+                self.guests.forget(address)
 
     async def hand_over(self, machine: Machine, tenancy: Tenancy) -> None:
         """See `Maker.hand_over`. The network first: nothing of the tenant's runs before it is as wished."""
@@ -78,6 +80,12 @@ class Bodies:
         ever after."""
         await self._gate(machine, epoch, secret, {"closed": True, "part": True, "idle": if_idle})
 
+    async def flush(self, machine: Machine, epoch: int, secret: str) -> None:
+        """See `Maker.flush`. Under runc the host's kernel holds the files, and a snapshot has all of them."""
+        if machine.isolation == "runsc":
+            with _failing(f"machine {machine.id} does not flush its files"):
+                await self.guests.call(_address(machine, epoch, secret), {"op": "flush"}, timeout=_FLUSH_S)
+
     async def unstill(self, machine: Machine, epoch: int, secret: str) -> None:
         """See `Maker.unstill`."""
         with _failing(f"machine {machine.id} does not go on"):
@@ -87,19 +95,16 @@ class Bodies:
                 await self._gate(machine, epoch, secret, {"closed": False})
 
     async def _gate(self, machine: Machine, epoch: int, secret: str, how: dict[str, bool]) -> None:
+        address = _address(machine, epoch, secret)
         with _failing(f"machine {machine.id} does not hold its gate"):
             try:
-                await self.guests.call(
-                    _address(machine, epoch, secret),
-                    {"op": "gate", **how},
-                    timeout=_HAND_OVER_S,
-                )
+                await self.guests.call(address, {"op": "gate", **how}, timeout=_HAND_OVER_S)
             except GuestRefused as refused:
                 if refused.code == "busy":
                     raise Busy("Something runs in the sandbox") from refused
                 raise
             finally:
-                self.guests.forget(machine.born_as, epoch)
+                self.guests.forget(address)
 
     async def end(self, machine: str) -> None:
         """See `Maker.end`."""
@@ -148,8 +153,10 @@ class Bodies:
             "env": dict(tenancy.env),
             "resumed": tenancy.resumed,
             "nameserver": machine.gateway,
+            "machine": machine.id,
+            "forkedAs": machine_id(machine.id) if tenancy.forked else None,
         }
-        before = _address(machine, machine.epoch, machine.secret)
+        before = _way_before(machine)
         after = _address(machine, tenancy.epoch, tenancy.secret)
         timeout = _RESUME_S if tenancy.resumed else _HAND_OVER_S
         try:
@@ -160,12 +167,17 @@ class Bodies:
             # A process before this one was killed after it had told the guest.
             await self.guests.call(after, request, timeout=timeout)
         finally:
-            self.guests.forget(machine.born_as, machine.epoch)
-            self.guests.forget(machine.born_as, tenancy.epoch)
+            self.guests.forget(before)
+            self.guests.forget(after)
 
 
 def _address(machine: Machine, epoch: int, secret: str) -> GuestAddress:
-    return GuestAddress(machine.address, machine.port, machine.born_as, epoch, bytes.fromhex(secret))
+    return GuestAddress(machine.address, machine.port, machine.id, epoch, bytes.fromhex(secret))
+
+
+def _way_before(machine: Machine) -> GuestAddress:
+    """The way to the guest of a machine that nobody has claimed yet."""
+    return GuestAddress(machine.address, machine.port, machine.born_as, machine.epoch, bytes.fromhex(machine.secret))
 
 
 @contextlib.contextmanager

@@ -223,7 +223,7 @@ class Claims:
         stock = self._do.stock()
         if wish.not_after <= self._do.now():
             raise refusals.Malformed("notAfter is over")
-        if wish.resume is not None:
+        if _origin(wish) is not None:
             self._check_snapshot(wish, stock)
         elif stock.digests(wish.image, _kind(wish, stock).isolation) is None:
             raise refusals.Unsupported(f"This node has no {wish.image} with that isolation")
@@ -243,8 +243,9 @@ class Claims:
             raise refusals.Malformed("The snapshot is of another image or isolation")
 
     def _snapshot(self, wish: ClaimWish) -> Snapshot | None:
+        origin = _origin(wish)
         try:
-            return self._do.keeper.find(Key(wish.sandbox, wish.resume or 0, wish.role))
+            return None if origin is None else self._do.keeper.find(origin)
         except Unfit as error:
             raise refusals.Unfit(str(error)) from error
 
@@ -288,7 +289,7 @@ class Claims:
     async def _have(self, wish: ClaimWish, kind: Kind, effort: _Effort) -> tuple[Held, bool]:
         """A machine handed over, and whether it was up already. What was up may fail us once; a new one may not."""
         held = self._do.ledger.get(Key.of(wish))
-        if held is None and wish.resume is None and (machine := self._do.pool.take(kind)):
+        if held is None and _origin(wish) is None and (machine := self._do.pool.take(kind)):
             held = await self._bind(wish, kind, machine.id, effort, self._digests(kind))
             held.machine = machine
             self._do.pool.unmark(machine.id)
@@ -308,9 +309,8 @@ class Claims:
         return held, False
 
     async def _revival(self, wish: ClaimWish) -> Revival | None:
-        if wish.resume is None:
-            return None
-        return await self._do.keeper.revive(Key(wish.sandbox, wish.resume, wish.role))
+        origin = _origin(wish)
+        return None if origin is None else await self._do.keeper.revive(origin)
 
     def _digests(self, kind: Kind) -> Mapping[str, str]:
         digests = self._do.stock().digests(kind.image, kind.isolation)
@@ -359,7 +359,8 @@ class Claims:
                     hostname=wish.hostname,
                     network=wish.network,
                     env=wish.env,
-                    resumed=wish.resume is not None,
+                    resumed=_origin(wish) is not None,
+                    forked=wish.fork,
                 ),
             )
             effort.check()
@@ -434,6 +435,13 @@ class Claims:
             ),
         )
         self._do.ledger.remove(held)
+
+
+def _origin(wish: ClaimWish) -> str | None:
+    """The name of the snapshot that a machine is to go on from."""
+    if wish.resume is not None:
+        return Key(wish.sandbox, wish.resume, wish.role).name
+    return wish.checkpoint
 
 
 def _kind(wish: ClaimWish, stock: Stock) -> Kind:

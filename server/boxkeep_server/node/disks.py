@@ -137,6 +137,10 @@ class Disks:
         """How many bytes a disk refers to, shared with others or not."""
         return btrfs.referenced(disk)
 
+    def flush(self) -> None:
+        """Have what was written until now on the device: what is kept next has less to wait for."""
+        btrfs.commit(self.pool)
+
     def forget(self, directory: Path, name: str) -> None:
         """Remove a disk that was kept. May be repeated."""
         self._remove(directory / name)

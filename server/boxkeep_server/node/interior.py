@@ -16,10 +16,14 @@ def furnish(upper: Path, machine: str, hostname: str, nameserver: str, fresh: bo
         # Open to all: root works here by default, `user` may too, and git trusts only what its user owns.
         _make(upper, "workspace", 0o777)
         hosts = f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {hostname}\n"
-        machine_id = hashlib.sha256(f"machine-id {machine}".encode()).hexdigest()[:32]
         write_file(upper, "etc/hosts", hosts.encode())
         write_file(upper, "etc/hostname", f"{hostname}\n".encode())
-        write_file(upper, "etc/machine-id", f"{machine_id}\n".encode(), 0o444)
+        write_file(upper, "etc/machine-id", f"{machine_id(machine)}\n".encode(), 0o444)
+
+
+def machine_id(machine: str) -> str:
+    """What /etc/machine-id says in a machine: its own, and nobody's who does not know the machine's."""
+    return hashlib.sha256(f"machine-id {machine}".encode()).hexdigest()[:32]
 
 
 def keep_tmp_on_disk(upper: Path) -> None:

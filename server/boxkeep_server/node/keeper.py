@@ -4,14 +4,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from boxkeep_server.model.node_api import Isolation, IsolationFacts, Snapshot
 from boxkeep_server.node.images import Image
-from boxkeep_server.node.keys import Key
 from boxkeep_server.node.layer import Clock, MachineFailed, NoSpace, Revival, Subject, Unfit
 from boxkeep_server.node.machines import Machines, boot_id, told
 from boxkeep_server.node.parts import MemoryImage, Origin
@@ -23,6 +22,7 @@ _log = logging.getLogger(__name__)
 
 _SPARE_BYTES: Final = 256 << 20
 _LAPS: Final = ("earlier commands", "standstill", "processes", "disk and sums", "seal")
+_NO_MEMORY: Final = "Nothing ran in the machine, or its isolation keeps files alone"
 _MEMORY_LOST: Final = "The machine ended before its memory was written"
 
 
@@ -50,7 +50,8 @@ class Keeper:
     async def keep(self, subject: Subject) -> Snapshot:
         """See `layer.Keeper.keep`."""
         with _failing(f"machine {subject.machine} could not be kept"):
-            found = await asyncio.to_thread(self.snapshots.read, subject.key)
+            name = subject.key.name
+            found = await asyncio.to_thread(self.snapshots.read, name)
             if found is not None:
                 return found.snapshot
             laps = [time.perf_counter()]
@@ -59,7 +60,7 @@ class Keeper:
                 await self.machines.settled(machine.id)
             laps.append(time.perf_counter())
             if machine is not None and self.machines.alive(machine):
-                await self._stop(subject.key, machine)
+                await self._stop(name, machine)
             laps.append(time.perf_counter())
             try:
                 return await self._take(subject, laps)
@@ -68,40 +69,62 @@ class Keeper:
                     self.machines.thaw(machine.id)
                 raise
 
-    async def _stop(self, key: Key, machine: Machine) -> None:
+    async def _stop(self, name: str, machine: Machine) -> None:
         """Have a machine stand still: under runsc it ends when its memory is written, under runc it is frozen."""
-        await asyncio.to_thread(self._check_room, machine)
-        await asyncio.to_thread(self.snapshots.begin, key)
+        await asyncio.to_thread(self._check_room, machine if machine.isolation == "runsc" else None)
+        await asyncio.to_thread(self.snapshots.begin, name)
         if machine.isolation == "runc":
             await self.machines.freeze(machine.id)
             return
         try:
-            await self.machines.write_memory(machine, self.snapshots.memory(key), self.snapshots.mark(key))
+            await self.machines.write_memory(machine, self.snapshots.memory(name), self.snapshots.mark(name))
         except (RuntimeFailed, TimeoutError):
             if self.machines.alive(machine):
                 raise
             _log.exception("machine %s has died while its memory was written", machine.id)
 
-    def _check_room(self, machine: Machine) -> None:
-        memory = self.machines.usage(machine.id).memory_bytes if machine.isolation == "runsc" else 0
+    def _check_room(self, remembered: Machine | None) -> None:
+        memory = self.machines.usage(remembered.id).memory_bytes if remembered else 0
         if (free := self.free_bytes()) < memory + _SPARE_BYTES:
             raise NoSpace(f"The node's disks have {free >> 20} MiB left, too little to keep this machine")
 
     async def _take(self, subject: Subject, laps: list[float]) -> Snapshot:
-        key, machine = subject.key, subject.record
+        name = subject.key.name
         if subject.isolation == "runsc":
             await self.machines.stop(subject.machine)
-        if not self.snapshots.begun(key):
-            await asyncio.to_thread(self.snapshots.begin, key)
+        if not self.snapshots.begun(name):
+            await asyncio.to_thread(self.snapshots.begin, name)
         laps.append(time.perf_counter())
-        can = self.isolations.get(subject.isolation)
-        memory_wanted = subject.isolation == "runsc" and can is not None and can.pause_keeps == "memory"
-        memory = memory_wanted and await asyncio.to_thread(self.snapshots.written, key, boot_id())
+        wanted = self._can_remember(subject.isolation)
+        memory = wanted and await asyncio.to_thread(self.snapshots.written, name, boot_id())
         summing = self.snapshots.sum_memory if memory else self._without_memory
         sums, disk_bytes = await asyncio.gather(
-            asyncio.to_thread(summing, key), asyncio.to_thread(self.snapshots.take_disk, key, subject.machine)
+            asyncio.to_thread(summing, name), asyncio.to_thread(self.snapshots.take_disk, name, subject.machine)
         )
         laps.append(time.perf_counter())
+        stood_ms = int((laps[-1] - laps[0]) * 1000)
+        lost = _MEMORY_LOST if wanted and not memory else None
+        snapshot = await self._seal(subject, name, sums=sums, disk_bytes=disk_bytes, lost=lost, stood_ms=stood_ms)
+        laps.append(time.perf_counter())
+        _log.info("machine %s is kept: %s", subject.machine, told(laps, _LAPS))
+        return snapshot
+
+    def _can_remember(self, isolation: Isolation) -> bool:
+        can = self.isolations.get(isolation)
+        return isolation == "runsc" and can is not None and can.pause_keeps == "memory"
+
+    async def _seal(
+        self,
+        subject: Subject,
+        name: str,
+        *,
+        sums: dict[str, FileSum],
+        disk_bytes: int,
+        lost: str | None,
+        stood_ms: int,
+    ) -> Snapshot:
+        """Make whole what was taken: with memory where there are sums of it."""
+        key = subject.key
         snapshot = Snapshot(
             sandbox=key.sandbox,
             epoch=key.epoch,
@@ -109,56 +132,105 @@ class Keeper:
             isolation=subject.isolation,
             image=subject.image,
             digest=subject.digests["image"],
-            keeps="memory" if memory else "files",
-            lost=_MEMORY_LOST if memory_wanted and not memory else None,
+            keeps="memory" if sums else "files",
+            lost=lost,
             bytes=disk_bytes + sum(one.bytes for one in sums.values()),
             taken_at=self.now(),
-            stood_ms=int((laps[-1] - laps[0]) * 1000),
+            stood_ms=stood_ms,
+            checkpoint=None if name == key.name else name,
         )
         manifest = Manifest(
             snapshot=snapshot,
             guest=subject.digests["guest"],
             runtime=subject.digests["runtime"],
             processor=await asyncio.to_thread(processor_features),
-            born_as=machine.born_as if machine is not None else subject.machine,
+            born_as=subject.machine,
             secret=subject.secret,
             memory=sums,
         )
-        await asyncio.to_thread(self.snapshots.seal, key, manifest)
-        laps.append(time.perf_counter())
-        _log.info("machine %s is kept: %s", subject.machine, told(laps, _LAPS))
+        await asyncio.to_thread(self.snapshots.seal, name, manifest)
         return snapshot
 
-    def _without_memory(self, key: Key) -> dict[str, FileSum]:
-        self.snapshots.drop_memory(key)
+    def _without_memory(self, name: str) -> dict[str, FileSum]:
+        self.snapshots.drop_memory(name)
         return {}
+
+    async def copy(self, subject: Subject, checkpoint: str, *, memory: bool) -> Snapshot:
+        """See `layer.Keeper.copy`."""
+        with _failing(f"machine {subject.machine} could not be copied"):
+            found = await asyncio.to_thread(self.snapshots.read, checkpoint)
+            if found is not None:
+                return found.snapshot
+            machine = subject.record
+            alive = machine is not None and self.machines.alive(machine)
+            remembered = machine if memory and alive and self._can_remember(subject.isolation) else None
+            await asyncio.to_thread(self._check_room, remembered)
+            await asyncio.to_thread(self.snapshots.begin, checkpoint)
+            await asyncio.to_thread(self.snapshots.flush)
+            began = time.perf_counter()
+            async with self._standing(machine if alive else None, halted=remembered is not None):
+                if remembered is not None:
+                    await self.machines.copy_memory(remembered, self.snapshots.memory(checkpoint))
+                disk_bytes = await asyncio.to_thread(self.snapshots.take_disk, checkpoint, subject.machine)
+            stood_ms = round((time.perf_counter() - began) * 1000)
+            sums = await asyncio.to_thread(self.snapshots.sum_memory, checkpoint) if remembered else {}
+            lost = _NO_MEMORY if memory and not sums else None
+            snapshot = await self._seal(
+                subject, checkpoint, sums=sums, disk_bytes=disk_bytes, lost=lost, stood_ms=stood_ms
+            )
+        _log.info("machine %s is copied; it stood still for %d ms", subject.machine, stood_ms)
+        return snapshot
+
+    @contextlib.asynccontextmanager
+    async def _standing(self, machine: Machine | None, *, halted: bool) -> AsyncIterator[None]:
+        """Within it a machine stands still: all of it, or but for its own kernel, which alone can tell its memory."""
+        if machine is None:
+            yield
+            return
+        if halted:
+            await self.machines.halt(machine)
+            try:
+                yield
+            finally:
+                await self.machines.go_on(machine)
+            return
+        await self.machines.freeze(machine.id)
+        try:
+            yield
+        finally:
+            self.machines.thaw(machine.id)
+
+    async def go_on(self, machine: Machine) -> None:
+        """See `layer.Keeper.go_on`."""
+        with _failing(f"machine {machine.id} does not go on"):
+            await self.machines.rescue(machine)
 
     def kept(self) -> tuple[Snapshot, ...]:
         """See `layer.Keeper.kept`."""
         return tuple(manifest.snapshot for manifest in self.snapshots.all())
 
-    def find(self, key: Key) -> Snapshot | None:
+    def find(self, name: str) -> Snapshot | None:
         """See `layer.Keeper.find`."""
         with _unfit():
-            manifest = self.snapshots.read(key)
+            manifest = self.snapshots.read(name)
         return None if manifest is None else manifest.snapshot
 
-    async def revive(self, key: Key) -> Revival:
+    async def revive(self, name: str) -> Revival:
         """See `layer.Keeper.revive`."""
         with _unfit():
-            return await asyncio.to_thread(self._revive, key)
+            return await asyncio.to_thread(self._revive, name)
 
-    def _revive(self, key: Key) -> Revival:
-        manifest = self.snapshots.read(key)
+    def _revive(self, name: str) -> Revival:
+        manifest = self.snapshots.read(name)
         if manifest is None:
             raise Damaged("it is not there")
         kept = manifest.snapshot
         image = Image(kept.image, kept.digest, self.images / kept.digest)
         runtime = f"{kept.isolation} {self.isolations[kept.isolation].version}"
-        memory = self._memory(key, manifest, runtime) if kept.keeps == "memory" else None
+        memory = self._memory(name, manifest, runtime) if kept.keeps == "memory" else None
         if not image.root.is_dir():
             raise Damaged(f"its image {kept.digest} is gone")
-        self.snapshots.verify(key, manifest)
+        self.snapshots.verify(name, manifest)
         return Revival(
             image=image,
             digests={
@@ -166,10 +238,10 @@ class Keeper:
                 "guest": manifest.guest if memory else self.guest_digest,
                 "runtime": runtime,
             },
-            origin=Origin(self.snapshots.disk(key), memory),
+            origin=Origin(self.snapshots.disk(name), memory),
         )
 
-    def _memory(self, key: Key, manifest: Manifest, runtime: str) -> MemoryImage:
+    def _memory(self, name: str, manifest: Manifest, runtime: str) -> MemoryImage:
         if manifest.runtime != runtime:
             raise Damaged(f"its memory is of {manifest.runtime}, and this node has {runtime}")
         if missing := set(manifest.processor) - set(processor_features()):
@@ -177,10 +249,10 @@ class Keeper:
         if not (self.guests / manifest.guest).is_dir():
             raise Damaged(f"its guest {manifest.guest} is gone")
         return MemoryImage(
-            directory=self.snapshots.memory(key),
+            directory=self.snapshots.memory(name),
             guest=self.guests / manifest.guest,
             born_as=manifest.born_as,
-            epoch=key.epoch,
+            epoch=manifest.snapshot.epoch,
             secret=manifest.secret,
         )
 
@@ -188,13 +260,17 @@ class Keeper:
         """See `layer.Keeper.discard`."""
         return await asyncio.to_thread(self.snapshots.discard, sandbox, through)
 
-    async def halves(self) -> list[Key]:
+    async def forget(self, checkpoint: str) -> bool:
+        """See `layer.Keeper.forget`."""
+        return await asyncio.to_thread(self.snapshots.forget, checkpoint)
+
+    async def halves(self) -> list[str]:
         """See `layer.Keeper.halves`."""
         return await asyncio.to_thread(self.snapshots.halves)
 
-    async def clear(self, keys: Collection[Key]) -> int:
+    async def clear(self, names: Collection[str]) -> int:
         """See `layer.Keeper.clear`."""
-        return await asyncio.to_thread(self.snapshots.clear, keys)
+        return await asyncio.to_thread(self.snapshots.clear, names)
 
 
 def processor_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:

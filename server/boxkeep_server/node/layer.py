@@ -99,7 +99,7 @@ class Revival:
 class Tenancy:
     """What a machine is told when it is handed to a sandbox; `env` goes to its guest and nowhere else.
 
-    `resumed`: it goes on from a snapshot, and has to learn where it is now.
+    `resumed`: it goes on from a snapshot, and has to learn where it is now; with `forked` it is another sandbox's.
     """
 
     epoch: int
@@ -108,6 +108,7 @@ class Tenancy:
     network: NetworkWish
     env: Mapping[str, str] = field(repr=False)
     resumed: bool = False
+    forked: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,13 @@ class Maker(Protocol):
             Busy, MachineFailed
         """
 
+    async def flush(self, machine: Machine, epoch: int, secret: str) -> None:
+        """Have the machine's own kernel write to its disk what it holds back of files.
+
+        Raises:
+            MachineFailed
+        """
+
     async def unstill(self, machine: Machine, epoch: int, secret: str) -> None:
         """Take `still` back. May be repeated.
 
@@ -194,17 +202,35 @@ class Keeper(Protocol):
             MachineFailed: if the machine lives it goes on.
         """
 
+    async def copy(self, subject: Subject, checkpoint: str, *, memory: bool) -> Snapshot:
+        """Keep the disk of a machine under the name of a checkpoint, with its memory where that is asked and its
+        isolation can; on the device when this returns. The machine stands still meanwhile and goes on; of a dead one
+        there are its files.
+
+        May be repeated: one that was kept is answered as it was, and of any other nothing is used.
+
+        Raises:
+            NoSpace, MachineFailed: nothing is kept; the machine goes on if it lives.
+        """
+
+    async def go_on(self, machine: Machine) -> None:
+        """Have a machine run that a process before this one left standing in `copy`. May be repeated.
+
+        Raises:
+            MachineFailed
+        """
+
     def kept(self) -> tuple[Snapshot, ...]:
         """Every snapshot that is whole."""
 
-    def find(self, key: Key) -> Snapshot | None:
+    def find(self, name: str) -> Snapshot | None:
         """A snapshot, None when there is no whole one.
 
         Raises:
             Unfit: its manifest is damaged.
         """
 
-    async def revive(self, key: Key) -> Revival:
+    async def revive(self, name: str) -> Revival:
         """Verify a snapshot and say how a machine goes on from it.
 
         Raises:
@@ -212,12 +238,15 @@ class Keeper(Protocol):
         """
 
     async def discard(self, sandbox: str, through: int) -> int:
-        """Remove every snapshot of a sandbox up to that epoch; how many. May be repeated."""
+        """Remove every snapshot that a pause of a sandbox left up to that epoch; how many. May be repeated."""
 
-    async def halves(self) -> Sequence[Key]:
+    async def forget(self, checkpoint: str) -> bool:
+        """Remove a checkpoint; whether there was one. May be repeated."""
+
+    async def halves(self) -> Sequence[str]:
         """What was begun and is not whole, be it under way or left behind."""
 
-    async def clear(self, keys: Collection[Key]) -> int:
+    async def clear(self, names: Collection[str]) -> int:
         """Remove those of these that are not whole, none of them under way; how many."""
 
 

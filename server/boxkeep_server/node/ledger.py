@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from boxkeep_server.model.node_api import Claim, ClaimState, Role, Tail
 from boxkeep_server.node.bindings import Binding, Bindings
 from boxkeep_server.node.keys import Key
-from boxkeep_server.node.layer import LastWords, Use
+from boxkeep_server.node.layer import LastWords, Subject, Use
 from boxkeep_server.node.records import Machine
 from boxkeep_server.node.watch import Hints
 
@@ -92,6 +92,20 @@ class Ledger:
             del self._held[held.key]
 
 
+def subject_of(held: Held) -> Subject:
+    """What is bound, as what is to be kept."""
+    binding = held.binding
+    return Subject(
+        key=held.key,
+        machine=binding.machine,
+        record=held.machine,
+        isolation=binding.isolation,
+        image=binding.image,
+        digests=binding.digests,
+        secret=binding.secret,
+    )
+
+
 def shown(held: Held) -> Claim:
     """A binding as the API shows it."""
     binding = held.binding
@@ -99,7 +113,7 @@ def shown(held: Held) -> Claim:
         sandbox=binding.sandbox,
         epoch=binding.epoch,
         role=binding.role,
-        machine=held.machine.born_as if held.machine else binding.machine,
+        machine=binding.machine,
         isolation=binding.isolation,
         image=binding.image,
         digest=binding.digests["image"],

@@ -121,17 +121,63 @@ class Machines:
         """
         await self._parts.network.readmit(machine.index)
 
+    async def halt(self, machine: Machine) -> None:
+        """Have nothing run in a runsc machine, of which `copy_memory` may then be asked.
+
+        Raises:
+            RuntimeFailed: it is as before.
+        """
+        try:
+            await self._runtime(machine).halt(machine.id)
+        finally:
+            processes.reap_orphans()
+
+    async def copy_memory(self, machine: Machine, directory: Path) -> None:
+        """Write the memory of a halted runsc machine into `directory`; it stays halted.
+
+        Raises:
+            RuntimeFailed, TimeoutError
+        """
+        try:
+            await self._runtime(machine).copy_memory(machine.id, directory)
+        finally:
+            processes.reap_orphans()
+
+    async def go_on(self, machine: Machine) -> None:
+        """Take back `halt`.
+
+        Raises:
+            RuntimeFailed: it stands still yet.
+        """
+        try:
+            await self._runtime(machine).go_on(machine.id)
+        finally:
+            processes.reap_orphans()
+
+    async def rescue(self, machine: Machine) -> None:
+        """Take back whatever a process before this one did of `halt` and `freeze`. May be repeated.
+
+        Raises:
+            RuntimeFailed, TimeoutError: it stands still yet.
+        """
+        await self.settled(machine.id)
+        self.thaw(machine.id)
+        if machine.isolation == "runsc" and await self._runtime(machine).halted(machine.id):
+            await self.go_on(machine)
+        processes.reap_orphans()
+
     async def settled(self, machine: str) -> None:
-        """Wait until no earlier process's `write_memory` is at work on a machine any more.
+        """Wait until no command of an earlier process's is at work on a machine any more that stops or keeps it.
 
         Raises:
             TimeoutError
         """
         binaries = {str(runtime.binary) for runtime in self._parts.runtimes.values()}
         async with asyncio.timeout(_SETTLED_S):
-            for pid in await asyncio.to_thread(processes.at_work_on, machine, binaries, "checkpoint"):
-                if (started := processes.start_time(pid)) is not None:
-                    await processes.ended(pid, started)
+            for verb in ("pause", "checkpoint", "resume"):
+                for pid in await asyncio.to_thread(processes.at_work_on, machine, binaries, verb):
+                    if (started := processes.start_time(pid)) is not None:
+                        await processes.ended(pid, started)
 
     async def stop(self, machine: str) -> None:
         """End every process of a machine; its disk, place and records stay. May be repeated.

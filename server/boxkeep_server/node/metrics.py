@@ -36,6 +36,13 @@ class Metrics:
             buckets=_CLAIM_BUCKETS,
             registry=self._registry,
         )
+        self._checkpoints = Histogram(
+            "boxkeep_node_checkpoint_standstill_seconds",
+            "Time that a machine stood still for a checkpoint.",
+            ("keeps",),
+            buckets=_CLAIM_BUCKETS,
+            registry=self._registry,
+        )
         self._deaths = Counter(
             "boxkeep_node_deaths", "Machines that died before they were released.", ("reason",), registry=self._registry
         )
@@ -62,6 +69,10 @@ class Metrics:
     def paused(self, keeps: str, seconds: float) -> None:
         """A machine was kept."""
         self._pauses.labels(keeps).observe(seconds)
+
+    def checkpointed(self, keeps: str, seconds: float) -> None:
+        """A machine was kept, and stood still for so long."""
+        self._checkpoints.labels(keeps).observe(seconds)
 
     def died(self, reason: DeathReason) -> None:
         """A machine died."""

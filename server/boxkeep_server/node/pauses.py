@@ -10,8 +10,8 @@ from boxkeep_server.model.node_api import ClaimState, DeathReason, Release, Snap
 from boxkeep_server.node import refusals
 from boxkeep_server.node.crew import Crew
 from boxkeep_server.node.keys import Key
-from boxkeep_server.node.layer import Busy, Clock, Keeper, MachineFailed, Maker, NoSpace, Observer, Subject, Unfit
-from boxkeep_server.node.ledger import Held, Ledger
+from boxkeep_server.node.layer import Busy, Clock, Keeper, MachineFailed, Maker, NoSpace, Observer, Unfit
+from boxkeep_server.node.ledger import Held, Ledger, subject_of
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Pauses:
 
     def _kept_before(self, key: Key) -> Snapshot:
         try:
-            snapshot = self._keeper.find(key)
+            snapshot = self._keeper.find(key.name)
         except Unfit as error:
             raise refusals.Unfit(str(error)) from error
         if snapshot is None:
@@ -105,13 +105,13 @@ class Pauses:
         match held.binding.state:
             case ClaimState.DEAD:
                 raise refusals.ClaimIsDead("The machine is dead")
-            case ClaimState.STARTING:
+            case ClaimState.STARTING | ClaimState.KEEPING:
                 raise refusals.NotYet("The machine is not handed over yet")
             case ClaimState.RUNNING:
                 await self._still(held, if_idle)
                 self._ledger.change(held, state=ClaimState.PAUSING)
         try:
-            return await self._keeper.keep(_subject(held))
+            return await self._keeper.keep(subject_of(held))
         except MachineFailed as error:
             _log.warning("sandbox %s is not paused: %s", held.key.sandbox, error)
             await self._go_on(held)
@@ -142,16 +142,3 @@ class Pauses:
             self._watch(held)
         elif not self._observer.has_disk(held.binding.machine):
             self._ledger.change(held, state=ClaimState.DEAD, reason=DeathReason.DISK_LOST, died_at=self._now())
-
-
-def _subject(held: Held) -> Subject:
-    binding = held.binding
-    return Subject(
-        key=held.key,
-        machine=binding.machine,
-        record=held.machine,
-        isolation=binding.isolation,
-        image=binding.image,
-        digests=binding.digests,
-        secret=binding.secret,
-    )

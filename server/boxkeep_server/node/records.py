@@ -12,7 +12,7 @@ from boxkeep_server.model.node_api import Isolation
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine as its node knows it. `born_as` is the id that its guest calls itself by on the wire.
+    """A machine as its node knows it. `born_as` is the id that its guest goes by until a claim gives it its own.
 
     `secret` and `epoch` open its guest until it is handed over.
 

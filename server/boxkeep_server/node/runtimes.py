@@ -103,6 +103,36 @@ class Runtime:
         arguments = ("checkpoint", f"--image-path={image}", *self._image_flags(), machine)
         await self._call((*_AND_MARK, str(mark), word), *arguments, within_s=_MEMORY_TIMEOUT_S)
 
+    async def halt(self, machine: str) -> None:
+        """Have nothing run in a machine, whose own kernel goes on to answer the runtime: under runsc.
+
+        Raises:
+            RuntimeFailed
+        """
+        await self._call((), "pause", machine)
+
+    async def halted(self, machine: str) -> bool:
+        """Whether a machine was halted."""
+        state = await self.state(machine)
+        return state is not None and state.get("status") == "paused"
+
+    async def go_on(self, machine: str) -> None:
+        """Take `halt` back.
+
+        Raises:
+            RuntimeFailed: it is not halted, or does not go on.
+        """
+        await self._call((), "resume", machine)
+
+    async def copy_memory(self, machine: str, image: Path) -> None:
+        """Write a machine's memory into the directory `image`, and leave the machine as it is.
+
+        Raises:
+            RuntimeFailed: it cannot.
+        """
+        arguments = ("checkpoint", "--leave-running", f"--image-path={image}", *self._image_flags(), machine)
+        await self._call((), *arguments, within_s=_MEMORY_TIMEOUT_S)
+
     async def restore(self, machine: str, bundle: Path, pid_file: Path, image: Path, output: int) -> None:
         """A machine that goes on from the memory in `image`."""
         options = ("--detach", f"--image-path={image}", "--pid-file", str(pid_file))

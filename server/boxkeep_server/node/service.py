@@ -9,7 +9,8 @@ from typing import Final, TypeVar
 from boxkeep_server.model.node_api import ClaimState, LeakCount, Leaks, NodeFacts, Snapshot
 from boxkeep_server.node import adoption
 from boxkeep_server.node.adoption import Findings, Plan
-from boxkeep_server.node.berths import Berths
+from boxkeep_server.node.berths import CALM_S, Berths
+from boxkeep_server.node.checkpoints import Checkpoints
 from boxkeep_server.node.claims import Claims, Means
 from boxkeep_server.node.crew import Crew
 from boxkeep_server.node.deaths import Deaths
@@ -61,6 +62,7 @@ class World:
     warm: Mapping[Kind, int]
     starts_at_once: int
     disk_limit: bool
+    calm_s: float = CALM_S
 
 
 class Service:
@@ -73,7 +75,7 @@ class Service:
         self.metrics = Metrics()
         self.crew = Crew()
         self._ledger = Ledger(world.files.bindings, self.hints)
-        berths = Berths(world.starts_at_once)
+        berths = Berths(world.starts_at_once, world.calm_s)
         self.pool = Pool(
             world.maker,
             world.observer,
@@ -128,6 +130,16 @@ class Service:
             now=world.now,
         )
 
+        self.checkpoints = Checkpoints(
+            maker=world.maker,
+            observer=world.observer,
+            keeper=world.keeper,
+            ledger=self._ledger,
+            crew=self.crew,
+            watch=self.deaths.watch,
+            meters=self.metrics,
+        )
+
     def admits(self, taken: int) -> bool:
         """Whether this node takes another sandbox, `taken` slots being used."""
         return taken < self._world.slots and self._pressure < Pressure.REFUSE
@@ -154,6 +166,7 @@ class Service:
             world.files.bindings.remove(machine)
         await self._each([*plan.finish], self.claims.finish_release)
         self.pauses.go_on()
+        self.checkpoints.go_on()
         return plan
 
     async def run(self) -> None:
@@ -192,11 +205,16 @@ class Service:
         """Remove machines that belong to nobody, as a removal that failed leaves them; how many."""
         strays = [machine for machine in self._world.observer.found() if machine not in self.owned()]
         await self._each(strays, self._destroy)
-        return len(strays) + await self._world.keeper.clear(await self._stray_halves())
+        pauses, checkpoints = await self._stray_halves()
+        return len(strays) + await self._world.keeper.clear(pauses) + await self.checkpoints.clear(checkpoints)
 
     async def discard(self, sandbox: str, through: int) -> int:
-        """Remove every snapshot of a sandbox up to that epoch; how many. May be repeated."""
+        """Remove every snapshot that a pause of a sandbox left up to that epoch; how many. May be repeated."""
         return await self._world.keeper.discard(sandbox, through)
+
+    async def forget(self, checkpoint: str) -> bool:
+        """Remove a checkpoint; whether there was one. May be repeated."""
+        return await self._world.keeper.forget(checkpoint)
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         """Every snapshot."""
@@ -209,8 +227,8 @@ class Service:
     async def leaks(self) -> Leaks:
         """What belongs to nobody."""
         found = await self._world.leaks(self.owned())
-        halves = tuple(f"{key.sandbox}-{key.epoch}-{key.role}" for key in await self._stray_halves())
-        return Leaks(leaks=(*found.leaks, LeakCount(kind="snapshots", items=halves)))
+        pauses, checkpoints = await self._stray_halves()
+        return Leaks(leaks=(*found.leaks, LeakCount(kind="snapshots", items=(*pauses, *checkpoints))))
 
     def facts(self) -> NodeFacts:
         """What this node is and can do, and how full it is."""
@@ -230,11 +248,13 @@ class Service:
             admitting=self.admits(self.claims.taken()),
         )
 
-    async def _stray_halves(self) -> list[Key]:
-        """Halves of snapshots of what is not bound any more: nobody brings them to an end. One of what is bound may be
-        under way, now or at any moment."""
+    async def _stray_halves(self) -> tuple[list[str], list[str]]:
+        """Halves that nobody brings to an end: of pauses of what is not bound any more, since one of what is bound may
+        be under way, now or at any moment; and of checkpoints that are not being taken."""
         halves = await self._world.keeper.halves()
-        return [key for key in halves if self._ledger.get(key) is None]
+        keys = {name: key for name in halves if (key := Key.named(name)) is not None}
+        pauses = [name for name, key in keys.items() if self._ledger.get(key) is None]
+        return pauses, self.checkpoints.strays([name for name in halves if name not in keys])
 
     def _room_for_warm(self) -> bool:
         machines = self.claims.taken() + len(self.pool.owned())

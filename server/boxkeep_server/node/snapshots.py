@@ -58,32 +58,32 @@ class Manifest(BaseModel):
 
 
 class Snapshots:
-    """The snapshots of one node. Every call is blocking; those for one key must not overlap."""
+    """The snapshots of one node. Every call is blocking; those for one name must not overlap."""
 
     def __init__(self, disks: Disks) -> None:
         self._disks = disks
         self._root = disks.snapshots
 
-    def disk(self, key: Key) -> Path:
+    def disk(self, name: str) -> Path:
         """Where a snapshot's disk is."""
-        return self._path(key) / _DISK
+        return self._path(name) / _DISK
 
-    def memory(self, key: Key) -> Path:
+    def memory(self, name: str) -> Path:
         """The directory of a snapshot's memory."""
-        return self._path(key) / _MEMORY
+        return self._path(name) / _MEMORY
 
-    def mark(self, key: Key) -> Path:
+    def mark(self, name: str) -> Path:
         """The file that says that all of the memory has been written."""
-        return self._path(key) / _MARK
+        return self._path(name) / _MARK
 
-    def read(self, key: Key) -> Manifest | None:
+    def read(self, name: str) -> Manifest | None:
         """The manifest of a snapshot; None when there is no whole one.
 
         Raises:
             Damaged: it cannot be understood.
         """
         try:
-            return Manifest.model_validate_json((self._path(key) / _MANIFEST).read_bytes())
+            return Manifest.model_validate_json((self._path(name) / _MANIFEST).read_bytes())
         except FileNotFoundError:
             return None
         except ValidationError as error:
@@ -91,82 +91,94 @@ class Snapshots:
 
     def all(self) -> list[Manifest]:
         """Every snapshot that is whole."""
-        return [manifest for key, _ in self._directories() if (manifest := self._readable(key)) is not None]
+        return [manifest for name, _ in self._directories() if (manifest := self._readable(name)) is not None]
 
-    def begin(self, key: Key) -> None:
+    def begin(self, name: str) -> None:
         """An empty place for a snapshot; what was left of an unfinished one is removed."""
-        path = self._path(key)
+        path = self._path(name)
         self._remove(path)
         (path / _MEMORY).mkdir(mode=0o700, parents=True)
         btrfs.write_in_place(path / _MEMORY)  # we keep sums of our own; to compress it takes longer than to write it
 
-    def begun(self, key: Key) -> bool:
+    def begun(self, name: str) -> bool:
         """Whether there is anything of a snapshot."""
-        return (self._path(key) / _MEMORY).is_dir()
+        return (self._path(name) / _MEMORY).is_dir()
 
-    def written(self, key: Key, word: str) -> bool:
+    def written(self, name: str, word: str) -> bool:
         """Whether all of the memory was written, with that word as its mark."""
         try:
-            return self.mark(key).read_text() == word
+            return self.mark(name).read_text() == word
         except FileNotFoundError:
             return False
 
-    def take_disk(self, key: Key, machine: str) -> int:
+    def flush(self) -> None:
+        """Have what was written until now on the device."""
+        self._disks.flush()
+
+    def take_disk(self, name: str, machine: str) -> int:
         """Keep the disk of a machine that stands still, on the device; how many bytes it refers to."""
-        path = self._path(key)
+        path = self._path(name)
         self._disks.forget(path, _DISK)
         self._disks.keep(machine, path, _DISK)
         return self._disks.referenced(path / _DISK)
 
-    def sum_memory(self, key: Key) -> dict[str, FileSum]:
+    def sum_memory(self, name: str) -> dict[str, FileSum]:
         """The sums of the files of memory, all of them on the device."""
-        paths = sorted(self.memory(key).iterdir())
+        paths = sorted(self.memory(name).iterdir())
         for path in paths:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        durable.flush_directory(self.memory(key))
+        durable.flush_directory(self.memory(name))
         return _sums(paths)
 
-    def drop_memory(self, key: Key) -> None:
+    def drop_memory(self, name: str) -> None:
         """Have no memory in a snapshot that has none to be trusted."""
-        shutil.rmtree(self.memory(key))
-        self.memory(key).mkdir(mode=0o700)
+        shutil.rmtree(self.memory(name))
+        self.memory(name).mkdir(mode=0o700)
 
-    def seal(self, key: Key, manifest: Manifest) -> None:
+    def seal(self, name: str, manifest: Manifest) -> None:
         """Make a snapshot whole; it is on the device when this returns."""
-        path = self._path(key)
+        path = self._path(name)
         durable.create(path / _MANIFEST, manifest.model_dump_json().encode())
         durable.flush_directory(self._root)
 
-    def verify(self, key: Key, manifest: Manifest) -> None:
+    def verify(self, name: str, manifest: Manifest) -> None:
         """Hold a snapshot against its manifest.
 
         Raises:
             Damaged
         """
-        if not (self.disk(key) / "upper").is_dir():
+        if not (self.disk(name) / "upper").is_dir():
             raise Damaged("its disk is gone")
-        paths = sorted(self.memory(key).iterdir()) if manifest.memory else []
+        paths = sorted(self.memory(name).iterdir()) if manifest.memory else []
         if {path.name for path in paths} != set(manifest.memory):
             raise Damaged("files of its memory are missing or too many")
-        for name, found in _sums(paths).items():
-            if found != manifest.memory[name]:
-                raise Damaged(f"the file {name} of its memory is not what was written")
+        for file, found in _sums(paths).items():
+            if found != manifest.memory[file]:
+                raise Damaged(f"the file {file} of its memory is not what was written")
 
     def discard(self, sandbox: str, through: int) -> int:
-        """Remove every snapshot of a sandbox up to an epoch; how many. May be repeated."""
-        old = [path for key, path in self._directories() if key.sandbox == sandbox and key.epoch <= through]
+        """Remove every snapshot that a pause of a sandbox left up to an epoch; how many. May be repeated."""
+        found = ((Key.named(name), path) for name, path in self._directories())
+        old = [path for key, path in found if key and key.sandbox == sandbox and key.epoch <= through]
         for path in old:
             self._remove(path)
         return len(old)
 
-    def halves(self) -> list[Key]:
-        """What was begun and is not whole."""
-        return [key for key, path in self._directories() if not (path / _MANIFEST).exists()]
+    def forget(self, checkpoint: str) -> bool:
+        """Remove a checkpoint; whether there was one. May be repeated."""
+        path = self._path(checkpoint)
+        there = path.is_dir()
+        self._remove(path)
+        return there
 
-    def clear(self, keys: Collection[Key]) -> int:
+    def halves(self) -> list[str]:
+        """What was begun and is not whole."""
+        return [name for name, path in self._directories() if not (path / _MANIFEST).exists()]
+
+    def clear(self, names: Collection[str]) -> int:
         """Remove those of these that are not whole; how many."""
-        halves = [path for path in map(self._path, keys) if not (path / _MANIFEST).exists()]
+        halves = [path for path in map(self._path, names) if path.is_dir() and not (path / _MANIFEST).exists()]
         for path in halves:
             self._remove(path)
         return len(halves)
@@ -175,23 +187,19 @@ class Snapshots:
         """The images that snapshots were made over."""
         return {manifest.snapshot.digest for manifest in self.all()}
 
-    def _path(self, key: Key) -> Path:
-        if not is_id(key.sandbox):
-            raise ValueError(f"not a sandbox id: {key.sandbox!r}")
-        return self._root / f"{key.sandbox}-{key.epoch}-{key.role}"
+    def _path(self, name: str) -> Path:
+        if not _is_name(name):
+            raise ValueError(f"not the name of a snapshot: {name!r}")
+        return self._root / name
 
-    def _directories(self) -> Iterator[tuple[Key, Path]]:
-        for path in sorted(self._root.iterdir()):
-            sandbox, _, rest = path.name.partition("-")
-            epoch, _, role = rest.partition("-")
-            if is_id(sandbox) and epoch.isdecimal() and role == "main":
-                yield Key(sandbox, int(epoch), "main"), path
+    def _directories(self) -> Iterator[tuple[str, Path]]:
+        return ((path.name, path) for path in sorted(self._root.iterdir()) if _is_name(path.name))
 
-    def _readable(self, key: Key) -> Manifest | None:
+    def _readable(self, name: str) -> Manifest | None:
         try:
-            return self.read(key)
+            return self.read(name)
         except Damaged as error:
-            _log.warning("the snapshot of sandbox %s, epoch %d: %s", key.sandbox, key.epoch, error)
+            _log.warning("the snapshot %s: %s", name, error)
             return None
 
     def _remove(self, path: Path) -> None:
@@ -202,6 +210,10 @@ class Snapshots:
         self._disks.forget(path, _DISK)
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(path)
+
+
+def _is_name(name: str) -> bool:
+    return is_id(name) or Key.named(name) is not None
 
 
 def _sums(paths: Collection[Path]) -> dict[str, FileSum]:

@@ -10,6 +10,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from boxkeep_server.model.node_api import (
+    CheckpointWish,
     Claim,
     ClaimChange,
     ClaimHint,
@@ -103,6 +104,15 @@ class NodeClient:
         """Remove the snapshots of a sandbox up to that epoch."""
         path = f"/v1/snapshots/{sandbox}/{through}/main"
         return (await self._call("DELETE", path, Discarded, None, RELEASE_S)).count
+
+    async def checkpoint(self, sandbox: str, epoch: int, checkpoint: str, *, memory: bool) -> Snapshot:
+        """Keep what there is of a machine under a name of its own."""
+        wish = CheckpointWish(checkpoint=checkpoint, memory=memory)
+        return await self._call("POST", f"{_path(sandbox, epoch)}/checkpoints", Snapshot, wish, PAUSE_S)
+
+    async def forget(self, checkpoint: str) -> int:
+        """Remove a checkpoint."""
+        return (await self._call("DELETE", f"/v1/checkpoints/{checkpoint}", Discarded, None, RELEASE_S)).count
 
     async def leaks(self) -> Leaks:
         """What belongs to nobody."""

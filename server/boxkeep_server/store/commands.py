@@ -1,7 +1,5 @@
 """Commands: their records and the events of their beginnings and ends, many in one transaction."""
 
-import base64
-import binascii
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +11,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.commands import Command, Outcome
-from boxkeep_server.model.errors import Invalid
+from boxkeep_server.model.cursors import cursor_of, read_cursor
 from boxkeep_server.model.events import EventType, Note
-from boxkeep_server.model.ids import is_id
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.schema import commands, events, sandboxes
 
@@ -113,13 +110,15 @@ class CommandRows:
         """
         query = sa.select(*RECORD).where(commands.c.sandbox == sandbox_id)
         if cursor is not None:
-            at, command_id = _read_cursor(cursor)
+            at, command_id = read_cursor(cursor)
             same = sa.and_(commands.c.started_at == at, commands.c.id < command_id)
             query = query.where(sa.or_(commands.c.started_at < at, same))
         query = query.order_by(commands.c.started_at.desc(), commands.c.id.desc()).limit(limit + 1)
         async with self._database.reading() as connection:
             found = [command_of(row) for row in await connection.execute(query)]
-        return CommandPage(found[:limit], _cursor(found[limit - 1]) if len(found) > limit else None)
+        return CommandPage(
+            found[:limit], cursor_of(found[limit - 1].started_at, found[limit - 1].id) if len(found) > limit else None
+        )
 
     async def open(self) -> Sequence[Command]:
         """Records without an end, the oldest first, at most 10,000."""
@@ -212,17 +211,3 @@ def command_of(row: "sa.Row[Any]") -> Command:
     values = dict(zip(Command.__slots__, row, strict=False))
     values["outcome"] = None if values["outcome"] is None else Outcome(values["outcome"])
     return Command(**values)
-
-
-def _cursor(command: Command) -> str:
-    return base64.urlsafe_b64encode(f"{command.started_at}:{command.id}".encode()).decode()
-
-
-def _read_cursor(cursor: str) -> tuple[int, str]:
-    try:
-        at, _, command_id = base64.urlsafe_b64decode(cursor.encode()).decode().partition(":")
-    except (binascii.Error, ValueError) as error:
-        raise Invalid("Invalid cursor") from error
-    if not (at.isascii() and at.isdigit() and len(at) < 16 and is_id(command_id)):
-        raise Invalid("Invalid cursor")
-    return int(at), command_id

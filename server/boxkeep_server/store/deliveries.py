@@ -1,7 +1,5 @@
 """Deliveries: what is owed to webhooks, written in the transaction of its event, and what came of it."""
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,9 +7,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from boxkeep_server.model.errors import Invalid
+from boxkeep_server.model.cursors import cursor_of, read_cursor
 from boxkeep_server.model.events import EventType
-from boxkeep_server.model.ids import is_id
 from boxkeep_server.model.webhooks import (
     RETRIED_FOR_MS,
     Delivery,
@@ -177,12 +174,14 @@ async def page(connection: AsyncConnection, webhook_id: str, cursor: str | None,
     """
     query = sa.select(*RECORD).where(deliveries.c.webhook == webhook_id)
     if cursor is not None:
-        at, last = _read_cursor(cursor)
+        at, last = read_cursor(cursor)
         same = sa.and_(deliveries.c.created_at == at, deliveries.c.id < last)
         query = query.where(sa.or_(deliveries.c.created_at < at, same))
     query = query.order_by(deliveries.c.created_at.desc(), deliveries.c.id.desc()).limit(limit + 1)
     found = [record(row) for row in await connection.execute(query)]
-    return DeliveryPage(found[:limit], _cursor(found[limit - 1]) if len(found) > limit else None)
+    return DeliveryPage(
+        found[:limit], cursor_of(found[limit - 1].created_at, found[limit - 1].id) if len(found) > limit else None
+    )
 
 
 async def give_up(connection: AsyncConnection, now: int) -> int:
@@ -214,17 +213,3 @@ def record(row: "sa.Row[Any]") -> Delivery:
     values = dict(zip(Delivery.__slots__, row, strict=False))
     values["state"] = DeliveryState(values["state"])
     return Delivery(**values)
-
-
-def _cursor(delivery: Delivery) -> str:
-    return base64.urlsafe_b64encode(f"{delivery.created_at}:{delivery.id}".encode()).decode()
-
-
-def _read_cursor(cursor: str) -> tuple[int, str]:
-    try:
-        at, _, last = base64.urlsafe_b64decode(cursor.encode()).decode().partition(":")
-    except (binascii.Error, ValueError) as error:
-        raise Invalid("Invalid cursor") from error
-    if not (at.isascii() and at.isdigit() and len(at) < 16 and is_id(last)):
-        raise Invalid("Invalid cursor")
-    return int(at), last

@@ -8,12 +8,15 @@ from boxkeep_server.store.commands import RECORD, command_of, tell
 from boxkeep_server.store.schema import commands
 
 
-async def settle_open(connection: AsyncConnection, sandbox: str, *, outcome: Outcome, reason: str, at: int) -> int:
-    """Give every open command of a sandbox this outcome, with its event; how many there were.
+async def settle_open(
+    connection: AsyncConnection, sandbox: str, *, outcome: Outcome, reason: str, at: int, since: int = 0
+) -> int:
+    """Give every open command of a sandbox that began at `since` or later this outcome, with its event; how many there
+    were.
 
     What has an outcome keeps it; what began after `at` ended when it began.
     """
-    still_open = sa.and_(commands.c.sandbox == sandbox, commands.c.outcome.is_(None))
+    still_open = sa.and_(commands.c.sandbox == sandbox, commands.c.outcome.is_(None), commands.c.started_at >= since)
     ended_at = sa.case((commands.c.started_at > at, commands.c.started_at), else_=at)
     values = {"outcome": outcome, "reason": reason, "ended_at": ended_at}
     rows = await connection.execute(sa.update(commands).where(still_open).values(values).returning(*RECORD))

@@ -42,13 +42,16 @@ async def _add(connection: AsyncConnection, organisation: str, month: str, ms: i
 
 
 async def used(connection: AsyncConnection, organisation: str, now: int) -> int:
-    """The ms that an organisation's sandboxes ran in the month of `now`, until now."""
+    """The ms that an organisation's sandboxes ran in the month of `now`, until now.
+
+    One statement: a span that ends meanwhile is in it once, among the ended or among the open.
+    """
     month = sa.select(month_sums.c.ms).where(
         month_sums.c.organisation == organisation, month_sums.c.month == month_of(now)
     )
     still = sa.select(_ran_so_far(now)).where(spans.c.organisation == organisation, _IS_OPEN)
-    ended: int | None = (await connection.execute(month)).scalar_one_or_none()
-    return (ended or 0) + (await connection.execute(still)).scalar_one()
+    both = sa.func.coalesce(month.scalar_subquery(), 0) + still.scalar_subquery()
+    return int((await connection.execute(sa.select(both))).scalar_one())
 
 
 async def used_up(connection: AsyncConnection, now: int, percent: int = 100) -> Sequence[str]:

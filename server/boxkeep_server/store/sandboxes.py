@@ -136,6 +136,14 @@ async def states(connection: AsyncConnection, ids: Collection[str]) -> dict[str,
     return {row.id: (Status(row.status), row.epoch) for row in await connection.execute(query)}
 
 
+async def answered_for(connection: AsyncConnection, ids: Collection[str]) -> dict[str, int]:
+    """For those of `ids` that have a machine, await one, or have left one to be released, its epoch."""
+    query = sa.select(sandboxes.c.id, sandboxes.c.epoch).where(
+        sandboxes.c.id.in_(list(ids)), sandboxes.c.released.is_(False), sandboxes.c.status != Status.PAUSED
+    )
+    return {row.id: row.epoch for row in await connection.execute(query)}
+
+
 async def tell(
     connection: AsyncConnection,
     sandbox: str,

@@ -5,6 +5,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from boxkeep_server.model.checkpoints import CheckpointState
 from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.statuses import STEPS, Status
 from boxkeep_server.model.webhooks import DeliveryState, DisabledReason
@@ -113,6 +114,8 @@ sandboxes = sa.Table(
     _ms("paused_at"),
     _ms("remaining_ms"),
     sa.Column("lifecycle", sa.Text),
+    _id("from_checkpoint"),
+    _id("origin"),
     sa.ForeignKeyConstraint(["organisation"], ["organisations.id"]),
     sa.CheckConstraint(_among("status", Status), name="status"),
     sa.CheckConstraint("status <> 'paused' OR kept_epoch IS NOT NULL", name="paused_is_kept"),
@@ -131,6 +134,12 @@ sandboxes = sa.Table(
     sa.CheckConstraint("max_duration_ms > 0", name="some_duration"),
     sa.Index("ix_sandboxes_listed", "organisation", "created_at", "id"),
     sa.Index("ix_sandboxes_status", "status", "queued_at"),
+    sa.Index(
+        "ix_sandboxes_origin",
+        "origin",
+        sqlite_where=sa.text("origin IS NOT NULL"),
+        postgresql_where=sa.text("origin IS NOT NULL"),
+    ),
     sa.Index(
         "ix_sandboxes_over",
         "ended_at",
@@ -167,6 +176,15 @@ spans = sa.Table(
         "organisation",
         sqlite_where=sa.text('"end" IS NULL'),
         postgresql_where=sa.text('"end" IS NULL'),
+    ),
+    sa.Index(
+        "ix_spans_ended_of",
+        "organisation",
+        "end",
+        "start",
+        "sandbox",
+        sqlite_where=sa.text('"end" IS NOT NULL'),
+        postgresql_where=sa.text('"end" IS NOT NULL'),
     ),
     sa.Index(
         "uq_spans_open",
@@ -353,3 +371,43 @@ artifacts = sa.Table(
 )
 """Files that outlive their sandbox: no row of a sandbox is referred to. The blob's key is made of the first three ids,
 so that a row names one blob and a blob that no row names is nobody's."""
+
+checkpoints = sa.Table(
+    "checkpoints",
+    metadata,
+    _id(primary_key=True),
+    _id("organisation", nullable=False),
+    _id("sandbox", nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("name", sa.String(200)),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("memory", sa.Boolean, nullable=False),
+    sa.Column("keeps", sa.String(8)),
+    sa.Column("lost", sa.Text),
+    sa.Column("runtime", sa.String(16), nullable=False),
+    sa.Column("isolation", sa.String(8), nullable=False),
+    _id("node", nullable=False),
+    _ms("bytes"),
+    sa.Column("stood_ms", sa.Integer),
+    _ms("created_at", nullable=False),
+    _ms("taken_at"),
+    sa.Column("created_by", sa.String(64), nullable=False),
+    sa.Column("fault", sa.String(16)),
+    sa.ForeignKeyConstraint(["organisation"], ["organisations.id"]),
+    sa.CheckConstraint(_among("state", CheckpointState), name="state"),
+    sa.CheckConstraint(
+        "(state = 'whole') = (keeps IS NOT NULL AND bytes IS NOT NULL AND taken_at IS NOT NULL)",
+        name="whole_is_there",
+    ),
+    sa.CheckConstraint("(state = 'failed') = (fault IS NOT NULL)", name="failed_has_a_fault"),
+    sa.Index("ix_checkpoints_listed", "organisation", "created_at", "id"),
+    sa.Index("ix_checkpoints_of", "sandbox"),
+    sa.Index(
+        "ix_checkpoints_unsettled",
+        "state",
+        sqlite_where=sa.text("state <> 'whole'"),
+        postgresql_where=sa.text("state <> 'whole'"),
+    ),
+)
+"""What is kept of sandboxes beside their own lives, which it may outlive: no row of a sandbox is referred to. A row is
+there before anything on a node is, and goes before it: what no row names is nobody's."""

@@ -1,4 +1,4 @@
-"""What an organisation has stored: paused sandboxes and artifacts, counted together against its plan."""
+"""What an organisation has stored: paused sandboxes, checkpoints and artifacts, counted together against its plan."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.statuses import OVER, Status
-from boxkeep_server.store.schema import artifacts, sandboxes
+from boxkeep_server.store.schema import artifacts, checkpoints, sandboxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,5 +26,9 @@ async def stored(connection: AsyncConnection, organisation: str) -> Stored:
     of_artifacts = sa.select(sa.func.coalesce(sa.func.sum(artifacts.c.size), 0)).where(
         artifacts.c.organisation == organisation
     )
+    of_checkpoints = sa.select(sa.func.coalesce(sa.func.sum(checkpoints.c.bytes), 0)).where(
+        checkpoints.c.organisation == organisation
+    )
     paused, size = (await connection.execute(of_sandboxes)).one()
-    return Stored(int(paused), int(size) + int((await connection.execute(of_artifacts)).scalar_one()))
+    others = [int((await connection.execute(query)).scalar_one()) for query in (of_artifacts, of_checkpoints)]
+    return Stored(int(paused), int(size) + sum(others))

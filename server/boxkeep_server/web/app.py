@@ -17,6 +17,7 @@ from boxkeep_server.web.openapi import document
 from boxkeep_server.web.parts import Parts
 from boxkeep_server.web.routes import (
     artifacts,
+    checkpoints,
     commands,
     events,
     files,
@@ -42,6 +43,7 @@ OPERATIONS = (
     *transfers.OPERATIONS,
     *timeline.OPERATIONS,
     *artifacts.OPERATIONS,
+    *checkpoints.OPERATIONS,
     *webhooks.OPERATIONS,
     *usage.OPERATIONS,
     *later.OPERATIONS,

@@ -73,7 +73,7 @@ def check_plan(wish: Capabilities, plan: Plan) -> None:
 def check_built(wish: Capabilities) -> None:
     """Raise `NotBuilt`, naming the first capability that is really asked for and not there yet.
 
-    What is off, `none` or false asks for nothing and passes, as does an artifact prefix, which alone does nothing.
+    What is off, `none` or false asks for nothing and passes.
     """
     for name in _asked(wish):
         raise NotBuilt(f"The capability {name} is not available on this server yet")
@@ -94,8 +94,6 @@ def _asked(wish: Capabilities) -> Iterator[str]:
         yield from _asked_of_browser(wish.browser)
     if wish.documents is not None and wish.documents.libreoffice_headless:
         yield "documents.libreofficeHeadless"
-    if wish.storage is not None and wish.storage.workspace == "checkpointed":
-        yield "storage.workspace: checkpointed"
 
 
 def _asked_of_browser(browser: Browser) -> Iterator[str]:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from boxkeep_server.control.artifacts import Artifacts
+from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.idempotency import Idempotency
@@ -34,6 +35,7 @@ class Parts:
     idempotency: Idempotency
     sandboxes: Sandboxes
     pausing: Pausing
+    checkpoints: Checkpoints
     commands: Commands
     processes: Processes
     files: Files

@@ -61,6 +61,39 @@ class CreatedShape(Shape):
     capabilities: dict[str, Any] | None
 
 
+class ForksShape(Shape):
+    """Sandboxes just accepted, all from one checkpoint."""
+
+    items: list[CreatedShape]
+
+
+class CreatedOrForks(RootModel[CreatedShape | ForksShape]):
+    """The sandbox; with `count` all that were made."""
+
+
+class CheckpointShape(Shape):
+    """A checkpoint."""
+
+    id: str
+    sandbox_id: str
+    name: str | None
+    keeps: Literal["memory", "files"]
+    lost: str | None = Field(description="Why memory that was asked for is not there.")
+    runtime: Runtime
+    isolation: Literal["runsc", "runc"]
+    bytes: int = Field(description="What it refers to, much of which it may share with others.")
+    stopped_ms: int = Field(description="How long the sandbox stood still for it.")
+    durability: Literal["node", "store"] = Field(description="Where it is durable.")
+    created_at: int
+
+
+class CheckpointList(Shape):
+    """A page of checkpoints."""
+
+    items: list[CheckpointShape]
+    next_cursor: str | None
+
+
 class ListedShape(Shape):
     """A sandbox in a list."""
 
@@ -117,6 +150,7 @@ class SandboxShape(ListedShape):
         description="Where what is kept of a paused sandbox is durable; null unless it is paused."
     )
     paused_at: int | None
+    from_checkpoint: str | None = Field(description="The checkpoint that it began from.")
     lifecycle: LifecycleShape
     env_names: list[str]
 

@@ -6,6 +6,7 @@ import orjson
 from starlette.responses import Response
 
 from boxkeep_server.model.artifacts import Artifact, Kept
+from boxkeep_server.model.checkpoints import Checkpoint
 from boxkeep_server.model.commands import Command
 from boxkeep_server.model.events import Event
 from boxkeep_server.model.sandboxes import SIZE, Sandbox
@@ -59,6 +60,7 @@ def whole(sandbox: Sandbox, active: bool, terminal_url: str | None, artifacts: K
         "pauseKeeps": sandbox.pause_keeps,
         "pauseDurability": "node" if sandbox.status is Status.PAUSED else None,
         "pausedAt": sandbox.paused_at,
+        "fromCheckpoint": sandbox.from_checkpoint,
         "lifecycle": {
             "onExpiry": sandbox.lifecycle.on_expiry,
             "idlePauseMs": sandbox.lifecycle.idle_pause_ms,
@@ -140,6 +142,23 @@ def artifact(row: Artifact) -> dict[str, object]:
         "sha256": row.sha256,
         "createdAt": row.created_at,
         "sandboxId": row.sandbox,
+    }
+
+
+def checkpoint(row: Checkpoint) -> dict[str, object]:
+    """A whole checkpoint."""
+    return {
+        "id": row.id,
+        "sandboxId": row.sandbox,
+        "name": row.name,
+        "keeps": row.keeps,
+        "lost": row.lost,
+        "runtime": row.runtime,
+        "isolation": row.isolation,
+        "bytes": row.bytes,
+        "stoppedMs": row.stood_ms,
+        "durability": "node",
+        "createdAt": row.created_at,
     }
 
 

@@ -6,8 +6,9 @@ import re
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from boxkeep_server.model.checkpoints import FORKS_MOST
 from boxkeep_server.model.errors import Invalid
 from boxkeep_server.model.plans import Plan
 from boxkeep_server.model.sandboxes import (
@@ -86,13 +87,14 @@ def _network(value: object) -> object:
         ) from error
 
 
-def _no_control(value: object) -> object:
+def no_control(value: object) -> object:
+    """Refuse a name that would not be shown as it is."""
     if isinstance(value, str) and not value.isprintable():
         raise sentence("Invalid name: must not contain control characters")
     return value
 
 
-Name = Annotated[str, Field(max_length=200), BeforeValidator(_no_control)]
+Name = Annotated[str, Field(max_length=200), BeforeValidator(no_control)]
 Env = Annotated[dict[str, str], BeforeValidator(_env_names), _map_of_strings("env", ENV_BYTES)]
 Metadata = Annotated[dict[str, str], _map_of_strings("metadata", METADATA_BYTES)]
 Duration = Annotated[
@@ -138,13 +140,21 @@ class CreateBody(Fields):
     isolation: Literal["runsc", "runc"] | None = None
     network: Network | None = None
     lifecycle: LifecycleFields | None = None
+    from_checkpoint: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
+    count: Annotated[int, Field(ge=1, le=FORKS_MOST)] | None = None
+
+    @model_validator(mode="after")
+    def _count_of_forks(self) -> "CreateBody":
+        if self.count is not None and self.from_checkpoint is None:
+            raise sentence("Invalid count: needs fromCheckpoint")
+        return self
 
     def wish(self) -> NewSandbox:
         """The same in the model's words, defaults filled in."""
         network = self.network or Network()
         asked = self.capabilities
         return NewSandbox(
-            runtime=self.runtime or "bun",
+            runtime=self.runtime,
             env=self.env or {},
             ephemeral=self.ephemeral is not False,
             max_duration_ms=self.max_duration_ms,
@@ -155,6 +165,7 @@ class CreateBody(Fields):
             isolation=self.isolation,
             network=NetworkPolicy(network.internet, None if network.allow is None else tuple(network.allow)),
             lifecycle=(self.lifecycle or LifecycleFields()).wish(),
+            from_checkpoint=self.from_checkpoint,
         )
 
 

@@ -3,15 +3,16 @@
 from typing import Final
 
 from boxkeep_server.control.steps import Steps
-from boxkeep_server.store import answers, deliveries, organisations, sandboxes, selections
+from boxkeep_server.store import answers, checkpoints, deliveries, organisations, sandboxes, selections
 from boxkeep_server.store.database import Database
 
 BATCH: Final = 200
+HOUR_MS: Final = 3_600_000
 
 
 class Collect:
-    """Deletes ended sandboxes with their events and commands, dead keys, answers kept under idempotency keys, and
-    deliveries of webhooks. Hours stay."""
+    """Deletes ended sandboxes with their events and commands, dead keys, answers kept under idempotency keys,
+    deliveries of webhooks, and checkpoints that came to nothing. Hours stay."""
 
     def __init__(
         self, database: Database, steps: Steps, *, ended_kept_ms: int, answers_kept_ms: int, deliveries_kept_ms: int
@@ -28,6 +29,7 @@ class Collect:
         async with self._database.writing() as connection:
             count = await answers.forget(connection, now - self._answers_kept_ms)
             count += await organisations.forget_keys(connection, now - self._ended_kept_ms)
+            count += await checkpoints.forget_failed(connection, now - HOUR_MS)
             await deliveries.give_up(connection, now)
         count += await self._forget_deliveries(now)
         return count + await self._forget_sandboxes(now - self._ended_kept_ms)

@@ -6,7 +6,7 @@ from typing import Final
 
 from boxkeep_server.model.node_api import Claim, ClaimState, DeathReason
 from boxkeep_server.model.sandboxes import Reason, Sandbox
-from boxkeep_server.model.statuses import OVER, Status
+from boxkeep_server.model.statuses import Status
 
 Body = tuple[str, int]
 """A sandbox and an epoch of it."""
@@ -56,14 +56,10 @@ def deaths(ready: Sequence[Sandbox], claims: Mapping[Body, Claim], seen: Mapping
     return found
 
 
-def strays(claims: Mapping[Body, Claim], rows: Mapping[str, tuple[Status, int]]) -> list[Body]:
-    """Claims that no row wants: of sandboxes that are not there, are over or paused, or have a newer machine.
+def strays(claims: Mapping[Body, Claim], answered_for: Mapping[str, int]) -> list[Body]:
+    """Claims that no row answers for: of sandboxes that are not there, are released or paused, or have a newer machine.
 
-    `rows` must have been read after `claims`: a claim is made only once its row wants it.
+    `answered_for`, by sandbox the epoch of its machine, must have been read after `claims`: a claim is made only once
+    its row wants it. What has failed and is not released is for `Release`, which has to see what it left.
     """
-    found = []
-    for sandbox, epoch in claims:
-        status, current = rows.get(sandbox, (Status.ENDED, 0))
-        if status in OVER or status is Status.PAUSED or epoch != current:
-            found.append((sandbox, epoch))
-    return found
+    return [(sandbox, epoch) for sandbox, epoch in claims if answered_for.get(sandbox) != epoch]

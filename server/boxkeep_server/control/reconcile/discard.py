@@ -3,7 +3,8 @@
 import logging
 
 from boxkeep_server.engine.interface import Engine, EngineError, NodeAway
-from boxkeep_server.store import sandboxes
+from boxkeep_server.model.node_api import Snapshot
+from boxkeep_server.store import checkpoints, sandboxes
 from boxkeep_server.store.database import Database
 
 _log = logging.getLogger(__name__)
@@ -22,15 +23,27 @@ class Discard:
             by_node = await self._engine.snapshots()
         except NodeAway:
             return 0
-        # The rows after the snapshots: one is taken only of what is pausing, and stays wanted from then on.
+        found = [(node, one) for node, some in by_node.items() for one in some]
+        # The rows after the snapshots: one is taken only of what is pausing, and stays wanted from then on; and a
+        # checkpoint has its row before it is taken.
         async with self._database.scanning() as connection:
-            wanted = await sandboxes.kept(connection, {one.sandbox for some in by_node.values() for one in some})
-        stale = [(node, one) for node, some in by_node.items() for one in some if wanted.get(one.sandbox) != one.epoch]
+            kept = await sandboxes.kept(connection, {one.sandbox for _, one in found if one.checkpoint is None})
+            named = await checkpoints.wanted(connection, [one.checkpoint for _, one in found if one.checkpoint])
+        stale = [
+            (node, one)
+            for node, one in found
+            if (kept.get(one.sandbox) != one.epoch if one.checkpoint is None else one.checkpoint not in named)
+        ]
         for node, one in stale:
-            try:
-                await self._engine.discard(node, one.sandbox, one.epoch)
-            except EngineError as error:
-                _log.warning(
-                    "the snapshot of sandbox %s, epoch %d, is not removed yet: %s", one.sandbox, one.epoch, error
-                )
+            await self._remove(node, one)
         return len(stale)
+
+    async def _remove(self, node: str, stale: Snapshot) -> None:
+        try:
+            if stale.checkpoint is None:
+                await self._engine.discard(node, stale.sandbox, stale.epoch)
+            else:
+                await self._engine.forget(node, stale.checkpoint)
+        except EngineError as error:
+            what = stale.checkpoint or f"epoch {stale.epoch}"
+            _log.warning("the snapshot of sandbox %s, %s, is not removed yet: %s", stale.sandbox, what, error)

@@ -4,6 +4,7 @@ from contextlib import suppress
 from typing import Literal
 
 from boxkeep_server.control.pausing import Pausing
+from boxkeep_server.control.reconcile.warn import PARTS, Warn
 from boxkeep_server.control.steps import SYSTEM, Steps
 from boxkeep_server.model.errors import LimitReached
 from boxkeep_server.model.sandboxes import Reason, Sandbox
@@ -18,10 +19,13 @@ class Expire:
     """Ends what has run its time, or pauses it where that is wished; at the limit of hours the operator decides. One
     that was given more time meanwhile is left alone: the row's revision decides."""
 
-    def __init__(self, database: Database, steps: Steps, pausing: Pausing, *, at_hours_limit: OnExpiry) -> None:
+    def __init__(
+        self, database: Database, steps: Steps, pausing: Pausing, warn: Warn, *, at_hours_limit: OnExpiry
+    ) -> None:
         self._database = database
         self._steps = steps
         self._pausing = pausing
+        self._warn = warn
         self._at_hours_limit = at_hours_limit
 
     async def run_once(self) -> int:
@@ -31,6 +35,8 @@ class Expire:
             due = await selections.expired(connection, now)
             spent = await running.used_up(connection, now)
             broke = await selections.ready_of(connection, spent) if spent else ()
+        for percent in PARTS:  # before any stop: what has stopped is seen by no later telling
+            await self._warn.tell(spent, now, percent)
         ended = [await self._stop(one, Reason.MAX_DURATION, one.lifecycle.on_expiry) for one in due]
         ended += [await self._stop(one, Reason.HOURS_LIMIT, self._at_hours_limit) for one in broke]
         return sum(ended)

@@ -59,8 +59,8 @@ class Observe:
 
     async def _release_strays(self, claims: Mapping[Body, Claim], by_node: Mapping[str, Sequence[Claim]]) -> int:
         async with self._database.scanning() as connection:
-            rows = await sandboxes.states(connection, {sandbox for sandbox, _ in claims})
-        found = strays(claims, rows)
+            answered_for = await sandboxes.answered_for(connection, {sandbox for sandbox, _ in claims})
+        found = strays(claims, answered_for)
         nodes = {(one.sandbox, one.epoch): node for node, some in by_node.items() for one in some}
         for sandbox, epoch in found:
             try:

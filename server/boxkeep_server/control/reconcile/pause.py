@@ -4,10 +4,12 @@ import logging
 from functools import partial
 from typing import Final
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.reconcile.deaths import REASONS
-from boxkeep_server.control.steps import PAUSE, SYSTEM, Steps
+from boxkeep_server.control.steps import PAUSE, PLACE, SYSTEM, Steps
 from boxkeep_server.engine.interface import Engine, MachineGone, NodeAway, NotPaused
 from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.events import EventType
@@ -80,7 +82,9 @@ class Pause:
                 paused_at=now,
                 reason=sandbox.reason if snapshot.lost is None else Reason.MEMORY_LOST,
             )
-            if paused is not None and snapshot.keeps == "files":
+            if paused is not None and paused.origin is not None:
+                paused = await self._restore(connection, paused, now)
+            elif paused is not None and snapshot.keeps == "files":
                 await endings.settle_open(
                     connection,
                     sandbox.id,
@@ -90,7 +94,21 @@ class Pause:
                 )
         if paused is not None:
             self._reacher.forget(sandbox.id, sandbox.epoch)
-            self._steps.tell(paused)
+            self._steps.tell(paused, PLACE)
+
+    @staticmethod
+    async def _restore(connection: AsyncConnection, paused: Sandbox, now: int) -> Sandbox | None:
+        """It was paused only to go on from a checkpoint. What has run has its outcome once that has come about."""
+        return await sandboxes.step(
+            connection,
+            paused,
+            Status.QUEUED,
+            event=EventType.RESUMED,
+            at=now,
+            actor=SYSTEM,
+            queued_at=now,
+            reason=Reason.RESTORE,
+        )
 
     async def _go_back(self, sandbox: Sandbox, error: NotPaused) -> None:
         """It runs on, unless its time is over: then it ends, as it would have without the wish to pause it."""
@@ -100,7 +118,7 @@ class Pause:
             await self._steps.step(sandbox, Status.ENDING, reason=sandbox.reason)
             return
         reason = None if error.busy else Reason.NO_SPACE if error.full else Reason.PAUSE_FAILED
-        await self._steps.step(sandbox, Status.READY, reason=reason, remaining_ms=None)
+        await self._steps.step(sandbox, Status.READY, reason=reason, remaining_ms=None, origin=None)
 
     async def _fail(self, sandbox: Sandbox, gone: MachineGone) -> None:
         _log.warning("sandbox %s died before it was paused: %s", sandbox.id, gone)

@@ -6,12 +6,13 @@ from functools import partial
 from typing import Any, Final
 
 import orjson
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.control.fleet import Fleet, isolation_facts
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.reconcile.deaths import REASONS
-from boxkeep_server.control.steps import DISCARD, PLACE, Steps
+from boxkeep_server.control.steps import DISCARD, PLACE, SYSTEM, Steps
 from boxkeep_server.engine.interface import (
     AlreadyReleased,
     Engine,
@@ -22,10 +23,13 @@ from boxkeep_server.engine.interface import (
     SnapshotUnfit,
     Unsupported,
 )
+from boxkeep_server.model.checkpoints import Checkpoint, CheckpointState
+from boxkeep_server.model.commands import Outcome
+from boxkeep_server.model.events import EventType
 from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason, NetworkWish
 from boxkeep_server.model.sandboxes import Reason, Sandbox
 from boxkeep_server.model.statuses import Status
-from boxkeep_server.store import sandboxes, selections
+from boxkeep_server.store import checkpoints, endings, sandboxes, selections
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal, SealBroken
 
@@ -34,7 +38,13 @@ SLACK_MS: Final = 5_000
 
 AT_ONCE: Final = 16
 
-_NOTHING_KEPT: Final[dict[str, Any]] = {"kept_epoch": None, "kept_bytes": None, "paused_at": None, "remaining_ms": None}
+_NOTHING_KEPT: Final[dict[str, Any]] = {
+    "kept_epoch": None,
+    "kept_bytes": None,
+    "paused_at": None,
+    "remaining_ms": None,
+    "origin": None,
+}
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +117,8 @@ class Place:
 
     async def _lose(self, sandbox: Sandbox, reason: Reason) -> None:
         """A sandbox does not come up: one that was to be resumed is paused again, with all that it had."""
-        await self._steps.step(sandbox, Status.FAILED if sandbox.kept_epoch is None else Status.PAUSED, reason=reason)
+        after = Status.FAILED if sandbox.kept_epoch is None else Status.PAUSED
+        await self._steps.step(sandbox, after, reason=reason, origin=None)
 
     def _waited_too_long(self, sandbox: Sandbox) -> bool:
         return self._steps.now_ms() - sandbox.queued_at >= self._no_room_wait_ms
@@ -155,17 +166,30 @@ class Place:
         await self._lose(sandbox, reason)
 
     async def _wish(self, sandbox: Sandbox) -> ClaimWish:
+        origin = await self._origin(sandbox)
+        kept = sandbox.kept_epoch if origin is None else None
         return ClaimWish(
             sandbox=sandbox.id,
             epoch=sandbox.epoch,
             image=sandbox.runtime,
-            isolation=sandbox.wished_isolation if sandbox.kept_epoch is None else sandbox.isolation,
+            isolation=origin.isolation if origin else sandbox.wished_isolation if kept is None else sandbox.isolation,
             not_after=self._steps.now_ms() + sandbox.window_ms + SLACK_MS,
-            resume=sandbox.kept_epoch,
+            resume=kept,
+            checkpoint=origin.id if origin else None,
+            fork=origin is not None and origin.sandbox != sandbox.id,
             hostname=f"sandbox-{sandbox.id[:8]}",
             env=await self._env(sandbox) if sandbox.env_names else {},
             network=NetworkWish(internet=sandbox.network.internet, allow=sandbox.network.allow),
         )
+
+    async def _origin(self, sandbox: Sandbox) -> Checkpoint | None:
+        if sandbox.origin is None:
+            return None
+        async with self._database.reading() as connection:
+            found = await checkpoints.get(connection, sandbox.origin)
+        if found is None or found.state is not CheckpointState.WHOLE:
+            raise SnapshotUnfit("the checkpoint is gone")
+        return found
 
     async def _env(self, sandbox: Sandbox) -> dict[str, str]:
         async with self._database.reading() as connection:
@@ -191,21 +215,47 @@ class Place:
         can = None if facts is None else isolation_facts(facts, claim.isolation)
         now = self._steps.now_ms()
         self._reacher.remember(claim)
-        ready = await self._steps.step(
-            sandbox,
-            Status.READY,
-            node=node,
-            region=None if facts is None else facts.region,
-            isolation=claim.isolation,
-            pause_keeps=None if can is None else can.pause_keeps,
-            started_at=sandbox.started_at or now,
-            ready_at=now,
-            expires_at=now + sandbox.window_ms,
-            node_not_after=claim.not_after,
-            reason=None,
-            **_NOTHING_KEPT,
-        )
+        async with self._database.writing() as connection:
+            ready = await sandboxes.step(
+                connection,
+                sandbox,
+                Status.READY,
+                event=EventType.READY,
+                at=now,
+                actor=SYSTEM,
+                node=node,
+                region=None if facts is None else facts.region,
+                isolation=claim.isolation,
+                pause_keeps=None if can is None else can.pause_keeps,
+                started_at=sandbox.started_at or now,
+                ready_at=now,
+                expires_at=now + sandbox.window_ms,
+                node_not_after=claim.not_after,
+                reason=None,
+                **_NOTHING_KEPT,
+            )
+            if ready is not None and sandbox.origin is not None:
+                await self._note_origin(connection, sandbox, sandbox.origin, now)
         if ready is None:
             self._reacher.forget(sandbox.id, sandbox.epoch)
-        elif sandbox.kept_epoch is not None:
+            return
+        self._steps.tell(ready)
+        if sandbox.kept_epoch is not None:
             self._steps.wake(DISCARD)
+
+    @staticmethod
+    async def _note_origin(connection: AsyncConnection, sandbox: Sandbox, origin: str, now: int) -> None:
+        """A sandbox has gone back to a checkpoint: what ran there and not in it ends so."""
+        found = await checkpoints.get(connection, origin)
+        if found is None or found.sandbox != sandbox.id:
+            return
+        await checkpoints.restored(connection, found, now, SYSTEM)
+        since = 0 if found.keeps == "files" else found.created_at
+        await endings.settle_open(
+            connection,
+            sandbox.id,
+            outcome=Outcome.ROLLED_BACK,
+            reason="The sandbox went back to a checkpoint",
+            at=now,
+            since=since,
+        )

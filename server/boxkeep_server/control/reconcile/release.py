@@ -2,22 +2,26 @@
 
 import base64
 import binascii
+import hashlib
 import logging
 from functools import partial
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from boxkeep_server.control.checkpoints import wanted_of
 from boxkeep_server.control.launches import outcome_under
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile.crowd import Crowd
+from boxkeep_server.control.reconcile.take import Take
 from boxkeep_server.control.steps import RELEASE, SYSTEM, Steps
 from boxkeep_server.engine.interface import Engine, EngineError
+from boxkeep_server.model.checkpoints import LAST, CheckpointState, may_have
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.node_api import Release as Remains
 from boxkeep_server.model.sandboxes import Reason, Sandbox
 from boxkeep_server.model.statuses import Status
-from boxkeep_server.store import endings, sandboxes, selections
+from boxkeep_server.store import checkpoints, endings, sandboxes, selections
 from boxkeep_server.store.database import Database
 
 AT_ONCE: Final = 16
@@ -28,7 +32,8 @@ _log = logging.getLogger(__name__)
 class Release:
     """Frees machines, keeps the last words of unfinished commands, erases the environment, writes `ended`."""
 
-    def __init__(self, database: Database, steps: Steps, engine: Engine, reacher: Reacher) -> None:
+    def __init__(self, database: Database, steps: Steps, engine: Engine, reacher: Reacher, take: Take) -> None:
+        self._take = take
         self._database = database
         self._steps = steps
         self._engine = engine
@@ -56,6 +61,7 @@ class Release:
         remains = Remains()
         if sandbox.epoch > 0:
             try:
+                await self._keep_last(sandbox)
                 remains = await self._engine.release(sandbox.node, sandbox.id, sandbox.epoch)
                 if sandbox.kept_epoch is not None and sandbox.node is not None:
                     await self._engine.discard(sandbox.node, sandbox.id, sandbox.epoch)
@@ -68,6 +74,23 @@ class Release:
             over = await self._over(connection, sandbox, remains)
         if over is not None:
             self._steps.tell(over)
+
+    async def _keep_last(self, sandbox: Sandbox) -> None:
+        """What died and may have checkpoints leaves its files as one, as long as its node has them: nobody asked for
+        its end.
+
+        Raises:
+            NodeAway
+        """
+        if sandbox.status is not Status.FAILED or sandbox.ready_at is None or not may_have(sandbox):
+            return
+        wanted = wanted_of(sandbox, last_of(sandbox), self._steps.now_ms(), SYSTEM, name=LAST, memory=False)
+        async with self._database.writing() as connection:
+            made = await checkpoints.get(connection, wanted.id)
+            if made is None:
+                await checkpoints.add(connection, wanted)
+        if made is None or made.state is CheckpointState.TAKING:
+            await self._take.take(made or wanted)
 
     def _hold_up(self, sandbox: Sandbox, error: EngineError) -> None:
         if sandbox.id not in self._held_up:
@@ -98,6 +121,11 @@ class Release:
         )
         for process, tail in remains.tails.items():
             await endings.keep_tails(connection, sandbox.id, process, _plain(tail.stdout), _plain(tail.stderr))
+
+
+def last_of(sandbox: Sandbox) -> str:
+    """The id of the checkpoint that a body leaves which dies: the same each time it is asked for."""
+    return hashlib.sha256(f"{sandbox.id} {sandbox.epoch} {LAST}".encode()).hexdigest()[:32]
 
 
 def _plain(text: str) -> bytes:

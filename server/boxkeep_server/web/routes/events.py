@@ -73,9 +73,10 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         path="/v1/sandboxes/events",
         name="watchEvents",
         summary="Watch a sandbox's events",
-        description="Server-sent events, each with its sequence as id; `Last-Event-ID` goes on after one. A comment "
-        "every 15 s of silence. The stream ends when the sandbox is over and its commands have their outcomes; asked "
-        "again after its last event it is a 204.",
+        description="Server-sent events of state and activity: steps, commands, limits, artifacts. Changes of files "
+        "and visits to terminals are in the timeline alone, so that sequences here have gaps. Each event comes with "
+        "its sequence as id; `Last-Event-ID` goes on after one. A comment every 15 s of silence. The stream ends when "
+        "the sandbox is over and its commands have their outcomes; asked again after its last event it is a 204.",
         scope=Scope.READ,
         kind=CallKind.READ,
         handler=events,

@@ -32,29 +32,10 @@ class OfTask(OfSandbox):
     task_id: Id | None = None
 
 
-class OfCheckpoint(Query):
-    """A checkpoint."""
-
-    checkpoint_id: Id
-
-
 class InSandbox(Fields):
     """A sandbox."""
 
     id: SandboxId
-
-
-class Checkpoint(InSandbox):
-    """A checkpoint to be taken."""
-
-    name: Annotated[Text, Field(max_length=200)] | None = None
-
-
-class Restore(Fields):
-    """A checkpoint to go back to, or to make another sandbox from."""
-
-    checkpoint_id: Id
-    id: SandboxId | None = None
 
 
 class StartPreview(InSandbox):
@@ -125,8 +106,6 @@ async def _refused(call: Call, query: Fields, body: Fields, feature: str) -> Res
     sandbox_id = getattr(body, "id", None) or getattr(query, "id", None)
     if isinstance(body, InSandbox) or isinstance(query, OfSandbox):
         await call.parts.sandboxes.get(call.caller, str(sandbox_id))
-    elif isinstance(body, Restore) and body.id is not None:
-        await call.parts.sandboxes.get(call.caller, body.id)
     raise NotBuilt(f"{feature} not available on this server yet")
 
 
@@ -161,31 +140,11 @@ def _later(
 
 
 _S = "/v1/sandboxes"
-_CHECKPOINTS, _PREVIEWS = "Checkpoints are", "Previews are"
+_PREVIEWS = "Previews are"
 _HANDOFF, _AGENTS = "Handoffs are", "Agents are"
 
 OPERATIONS: tuple[AnyOperation, ...] = (
     _later("GET", f"{_S}/ports", "listPorts", "Previews of ports are", Scope.READ, query=OfSandbox),
-    _later("POST", f"{_S}/checkpoints", "takeCheckpoint", _CHECKPOINTS, Scope.MANAGE, CallKind.CREATE, body=Checkpoint),
-    _later("GET", f"{_S}/checkpoints", "listCheckpoints", _CHECKPOINTS, Scope.MANAGE, query=OfSandbox),
-    _later(
-        "DELETE",
-        f"{_S}/checkpoints",
-        "deleteCheckpoint",
-        _CHECKPOINTS,
-        Scope.MANAGE,
-        CallKind.DELETE,
-        query=OfCheckpoint,
-    ),
-    _later(
-        "POST",
-        f"{_S}/checkpoints/restore",
-        "restoreCheckpoint",
-        _CHECKPOINTS,
-        Scope.MANAGE,
-        CallKind.CREATE,
-        body=Restore,
-    ),
     _later("GET", f"{_S}/preview", "readPreview", _PREVIEWS, Scope.EXEC, query=OfSandbox),
     _later("POST", f"{_S}/preview/start", "startPreview", _PREVIEWS, Scope.EXEC, CallKind.EXEC, body=StartPreview),
     _later("POST", f"{_S}/preview/navigate", "navigatePreview", _PREVIEWS, Scope.EXEC, CallKind.EXEC, body=Navigate),

@@ -7,6 +7,7 @@ from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import Response
 
 from boxkeep_server.model.errors import Invalid
+from boxkeep_server.model.ids import ids_after, new_id
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.scopes import Scope, permits
@@ -92,12 +93,16 @@ async def create(call: Call, query: WaitQuery, body: CreateBody) -> Response:
     if body.capabilities is not None:
         check_plan(body.capabilities, call.caller.plan)
         check_built(body.capabilities)
+    if body.count is not None:
+        ids = ids_after(call.effect or new_id(), body.count)
+        made = await call.parts.sandboxes.create_all(call.caller, body.wish(), ids)
+        return json_response({"items": [created(await awaited(call, query, one)) for one in made]})
     sandbox = await call.parts.sandboxes.create(call.caller, body.wish(), call.effect)
-    sandbox = await _awaited(call, query, sandbox)
-    return json_response(created(sandbox))
+    return json_response(created(await awaited(call, query, sandbox)))
 
 
-async def _awaited(call: Call, query: WaitQuery | PauseQuery, sandbox: Sandbox) -> Sandbox:
+async def awaited(call: Call, query: WaitQuery | PauseQuery, sandbox: Sandbox) -> Sandbox:
+    """A sandbox as it is, or once what the query waits for is settled."""
     if query.wait is None:
         return sandbox
     timeout_ms = WAIT_MS if query.timeout_ms is None else query.timeout_ms
@@ -151,13 +156,13 @@ async def change(call: Call, _: Nothing, body: PatchBody) -> Response:
 async def pause(call: Call, query: PauseQuery, body: IdBody) -> Response:
     """Have a sandbox paused."""
     sandbox = await call.parts.pausing.pause(call.caller, body.id)
-    return json_response(created(await _awaited(call, query, sandbox)))
+    return json_response(created(await awaited(call, query, sandbox)))
 
 
 async def resume(call: Call, query: WaitQuery, body: IdBody) -> Response:
     """Have a sandbox go on."""
     sandbox = await call.parts.pausing.resume(call.caller, body.id)
-    return json_response(created(await _awaited(call, query, sandbox)))
+    return json_response(created(await awaited(call, query, sandbox)))
 
 
 PATH = "/v1/sandboxes"
@@ -171,15 +176,17 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         summary="Create a sandbox",
         description="Answers at once with `queued`; with `wait=ready` when it is ready or failed, or as it is when the "
         "time is up. `ephemeral: false` asks that checkpoints may be taken of the workspace; it does not keep it by "
-        "itself.",
+        "itself. With `fromCheckpoint` it begins with all that the checkpoint has, of its runtime and isolation, under "
+        "names of its own and with the `env` that is given here; with `count` as many are made, all or none, and the "
+        "answer is `{items: [...]}`.",
         scope=Scope.CREATE,
         kind=CallKind.CREATE,
         handler=create,
         query=WaitQuery,
         body=CreateBody,
         check=_check_create,
-        answers={200: Answer("Accepted.", shapes.CreatedShape)},
-        faults=frozenset({501}),
+        answers={200: Answer("Accepted.", shapes.CreatedOrForks)},
+        faults=frozenset({404, 501}),
     ),
     Operation(
         method="GET",

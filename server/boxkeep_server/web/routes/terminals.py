@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from boxkeep_server.control.terminals import Size
+from boxkeep_server.control.terminals import Joined, Size
 from boxkeep_server.control.visits import Duplex
 from boxkeep_server.model.errors import BoxkeepError, NotFound, NotReady, Unauthenticated
 from boxkeep_server.model.rates import CallKind
@@ -85,20 +85,20 @@ class TerminalSocket:
         """Serve one connection."""
         socket = WebSocket(scope, receive, send)
         try:
-            caller, grant, duplex = await self._open(scope)
+            caller, grant, joined = await self._open(scope)
         except BoxkeepError as error:
             await socket.send_denial_response(response_of(error))
             return
         self._parts.metrics.terminals.inc()
         try:
             await socket.accept(headers=[(b"x-terminal-id", grant.bound.encode())])
-            code, reason = await _Session(self._parts, socket, duplex, caller, grant).run()
+            code, reason = await _Session(self._parts, socket, joined.duplex, caller, grant).run()
             await _closed(socket, code, reason)
         finally:
             self._parts.metrics.terminals.dec()
-            await duplex.aclose()
+            await joined.leave()
 
-    async def _open(self, scope: Scope) -> tuple[Caller, Grant, Duplex]:
+    async def _open(self, scope: Scope) -> tuple[Caller, Grant, Joined]:
         token = token_of(scope["query_string"])
         caller, grant = await caller_by_token(token, Purpose.TERMINAL, self._parts)
         query = parse_query(SocketQuery, scope["query_string"])

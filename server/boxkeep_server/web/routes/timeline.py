@@ -55,7 +55,8 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         name="readTimeline",
         summary="Read a sandbox's timeline",
         description="Everything that happened in and to a sandbox, oldest first: its steps with their reasons, "
-        "commands and terminals with their outcomes, changes of files by this API, limits that were reached. `actor` "
+        "commands and terminals with their outcomes, who joined and left a terminal, changes of files by this API, "
+        "limits that were reached. `actor` "
         "is the id of the key that did it, `system` or `operator`. `after` goes on behind a `sequence`, as `nextAfter` "
         "says; with `format=jsonl` all of it comes as JSON lines. It never holds what commands read or wrote, nor "
         "values of the environment.",
