@@ -32,7 +32,7 @@ def list_images() -> None:
     builder = _builder()
     found = current(builder.directory)
     for name in builder.recipes:
-        state = "missing" if name not in found else "current" if found[name] == builder.wanted(name) else "outdated"
+        state = "missing" if name not in found else "current" if builder.is_current(name) else "outdated"
         typer.echo(f"{name:8}{found.get(name, '-'):34}{state}")
 
 

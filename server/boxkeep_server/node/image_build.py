@@ -1,4 +1,4 @@
-"""Builds images: a Debian tree by mmdebstrap, what the recipe adds, packed into one archive named by its digest."""
+"""Builds images: a Debian tree by mmdebstrap, what the recipe adds, packed into one archive named by its content."""
 
 import fcntl
 import json
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from boxkeep_server.node.host_mirrors import HostMirrors
-from boxkeep_server.node.recipes import Recipe, digest
+from boxkeep_server.node.images import archive_of, current, digest_of
+from boxkeep_server.node.recipes import Recipe, fingerprint
 
 _CERTIFICATES: Final = Path("usr/local/share/ca-certificates")
 _BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
@@ -31,16 +32,19 @@ class BuildFailed(Exception):
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds into `directory`: `<digest>.tar.zst` for each image and `<name>.json` that names the current one."""
+    """Builds into `directory`: `<digest>.tar.zst` for each image, and `<name>.json` that names the current one and the
+    recipe that it was made by."""
 
     directory: Path
     recipes: Mapping[str, Recipe]
     mirrors: HostMirrors
     say: Callable[[str], None] = field(default=lambda _: None)
 
-    def wanted(self, name: str) -> str:
-        """The digest that an image has when it is built now."""
-        return digest(self.recipes[name], self.recipes, self.mirrors.fingerprint())
+    def is_current(self, name: str) -> bool:
+        """Whether an image is there, made of what it would be made of now."""
+        found = _read_json(self._label(name))
+        made_of = fingerprint(self.recipes[name], self.recipes, self.mirrors.fingerprint())
+        return found.get("recipe") == made_of and archive_of(self.directory, str(found.get("digest"))).exists()
 
     def build_all(self) -> list[str]:
         """Build what is missing, parents first; the names of those that were built.
@@ -55,24 +59,29 @@ class Builder:
             return [name for name in self.recipes if self._ensure(name)]
 
     def _ensure(self, name: str) -> bool:
-        wanted = self.wanted(name)
-        archive = self.directory / f"{wanted}.tar.zst"
-        missing = not archive.exists()
-        if missing:
-            self.say(f"{name}: building")
-            with tempfile.TemporaryDirectory(prefix=".building-", dir=self.directory) as scratch:
-                self._build(self.recipes[name], Path(scratch), archive)
-            self.say(f"{name}: built, {archive.stat().st_size >> 20} MiB")
-        _write_whole(self.directory / f"{name}.json", json.dumps({"name": name, "digest": wanted}))
-        return missing
+        if self.is_current(name):
+            return False
+        self.say(f"{name}: building")
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=self.directory) as scratch:
+            packed = self._build(self.recipes[name], Path(scratch))
+            size, digest = packed.stat().st_size, digest_of(packed)
+            packed.rename(archive_of(self.directory, digest))
+        made_of = fingerprint(self.recipes[name], self.recipes, self.mirrors.fingerprint())
+        _write_whole(self._label(name), json.dumps({"name": name, "digest": digest, "recipe": made_of}))
+        self.say(f"{name}: built, {size >> 20} MiB")
+        return True
 
-    def _build(self, recipe: Recipe, scratch: Path, archive: Path) -> None:
+    def _label(self, name: str) -> Path:
+        return self.directory / f"{name}.json"
+
+    def _build(self, recipe: Recipe, scratch: Path) -> Path:
         tree = scratch / "tree"
         tree.mkdir(mode=0o755)
         if recipe.parent is None:
             self._bootstrap(recipe, tree)
         else:
-            _run(["tar", "-C", tree, "-x", *_TAR[:3], "-f", self.directory / f"{self.wanted(recipe.parent)}.tar.zst"])
+            parent = archive_of(self.directory, current(self.directory)[recipe.parent])
+            _run(["tar", "-C", tree, "-x", *_TAR[:3], "-f", parent])
             self._install(recipe, tree)
         self._add_npm_files(recipe, scratch, tree)
         _in_tree(tree, recipe.setup)
@@ -81,7 +90,7 @@ class Builder:
         _run(["tar", "-C", tree, "-c", *_TAR, "--use-compress-program=zstd -3 -T0", "-f", packed, "."])
         with packed.open("rb") as file:
             os.fsync(file.fileno())
-        packed.rename(archive)
+        return packed
 
     def _bootstrap(self, recipe: Recipe, tree: Path) -> None:
         include = ",".join(recipe.packages)
@@ -181,6 +190,14 @@ def _npm(scratch: Path) -> list[str | Path]:
     _run([sys.executable, "-m", "venv", place])
     _run([place / "bin/python", "-m", "pip", "install", "--quiet", _NPM_PACKAGE])
     return [place / "bin/npm"]
+
+
+def _read_json(file: Path) -> dict[str, object]:
+    try:
+        found = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _write_whole(file: Path, text: str) -> None:

@@ -1,9 +1,11 @@
 """The images that machines of this node begin from: unpacked into the pool once, read-only, shared by all."""
 
 import contextlib
+import hashlib
 import json
 import secrets
 import subprocess
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +27,24 @@ class Image:
     root: Path
 
 
+def archive_of(archives: Path, digest: str) -> Path:
+    """Where the archive of an image is, whether it is there or not."""
+    return archives / f"{digest}.tar.zst"
+
+
+def digest_of(archive: Path) -> str:
+    """What an image is called: the first half of the SHA-256 of its archive, in hexadecimals."""
+    with archive.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
 def current(archives: Path) -> dict[str, str]:
     """The digest of each image that has been built."""
     found = {}
     for file in sorted(archives.glob("*.json")):
         with contextlib.suppress(ValueError, KeyError):
             named = json.loads(file.read_text())
-            if (archives / f"{named['digest']}.tar.zst").exists():
+            if archive_of(archives, str(named["digest"])).exists():
                 found[str(named["name"])] = str(named["digest"])
     return found
 
@@ -43,6 +56,7 @@ class Images:
         self._pool = pool
         self._archives = archives
         self._all: dict[str, Image] = {}
+        self._unpacking = threading.Lock()
         self._unused_since: dict[str, float] = {}
 
     def all(self) -> Mapping[str, Image]:
@@ -54,20 +68,23 @@ class Images:
         wanted = current(self._archives)
         for name, digest in wanted.items():
             if name not in self._all or self._all[name].digest != digest:
-                self._unpack(digest)
+                self.unpack(digest)
         found = {name: Image(name, digest, self._pool / digest) for name, digest in wanted.items()}
         changed = found != self._all
         self._all = found
         return changed
 
+    def unpack(self, digest: str) -> None:
+        """Have the tree of an image whose archive is there. A half unpacked one never has the name of a whole one."""
+        with self._unpacking:
+            if not (self._pool / digest).exists():
+                self._unpack(digest)
+
     def _unpack(self, digest: str) -> None:
-        """Unpack beside and rename: a half unpacked image never has the name of a whole one."""
-        if (self._pool / digest).exists():
-            return
         self._remove_halves()
         half = f".half-{secrets.token_hex(4)}"
         btrfs.create_subvolume(self._pool, half)
-        archive = self._archives / f"{digest}.tar.zst"
+        archive = archive_of(self._archives, digest)
         subprocess.run([*_UNPACK, "-C", self._pool / half, "-f", archive], check=True)
         (self._pool / half).chmod(0o755)
         btrfs.create_snapshot(self._pool / half, self._pool, digest, read_only=True)

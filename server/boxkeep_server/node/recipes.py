@@ -1,4 +1,4 @@
-"""Recipes of images: what is in each, and the digest that says when one has to be built again."""
+"""Recipes of images: what is in each, and the fingerprint that says when one has to be built again."""
 
 import hashlib
 import platform
@@ -46,7 +46,7 @@ def _read(name: str) -> Recipe:
     )
 
 
-def digest(recipe: Recipe, recipes: Mapping[str, Recipe], host: bytes) -> str:
+def fingerprint(recipe: Recipe, recipes: Mapping[str, Recipe], host: bytes) -> str:
     """What an image is made from, in 32 hex digits: its recipe, its parent's, and what of the host goes into it."""
     chain = [recipe]
     while chain[-1].parent is not None:
