@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -102,14 +103,18 @@ class Story:
 
 
 async def play(host: Host, story: Story, mine: Mine) -> tuple[Service, bool]:
-    """One life of a node process, and whether it came to the end of the story."""
+    """One life of a node process, and whether it came to the end of the story. Its threads end with it."""
     service = service_over(Layer(host, mine), warm=WARM, step=mine)
+    loop, threads = asyncio.get_running_loop(), ThreadPoolExecutor()
+    loop.set_default_executor(threads)
     try:
         await story.play(service, host)
     except (Killed, BaseExceptionGroup):
         return service, False
     finally:
         await service.crew.dismiss()
+        threads.shutdown()
+        loop.set_default_executor(ThreadPoolExecutor())
     return service, True
 
 
