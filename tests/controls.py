@@ -2,10 +2,13 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
+from boxkeep_server.blobs.interface import Blobs
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.checkpoints import Checkpoints
+from boxkeep_server.control.copies import Copies
 from boxkeep_server.control.fleet import Fleet
 from boxkeep_server.control.keys import Caller, Keys
 from boxkeep_server.control.pausing import Pausing
@@ -20,12 +23,14 @@ from boxkeep_server.control.reconcile.pause import Pause
 from boxkeep_server.control.reconcile.place import Place
 from boxkeep_server.control.reconcile.release import Release
 from boxkeep_server.control.reconcile.take import Take
+from boxkeep_server.control.reconcile.upload import Upload
 from boxkeep_server.control.reconcile.warn import Warn
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.steps import Steps
 from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.store.database import Database
-from boxkeep_server.store.sealing import Seal
+from boxkeep_server.store.sealing import Seal, derived
+from tests.blob_stores import MemoryBlobs
 from tests.engines import Clock, MemoryEngine
 
 
@@ -33,7 +38,12 @@ class Rig:
     """Use cases and reconcilers; a second one over the same store and engine is the process after a crash."""
 
     def __init__(
-        self, database: Database, engine: MemoryEngine, clock: Clock, at_hours_limit: OnExpiry = "end"
+        self,
+        database: Database,
+        engine: MemoryEngine,
+        clock: Clock,
+        at_hours_limit: OnExpiry = "end",
+        blobs: Blobs | None = None,
     ) -> None:
         self.database, self.engine, self.clock = database, engine, clock
         self.changes = Changes()
@@ -43,7 +53,9 @@ class Rig:
         self.fleet = Fleet(engine)
         self.sandboxes = Sandboxes(database, steps, self.changes, seal, self.fleet.isolations)
         self.reacher = reacher = Reacher(self.sandboxes, engine, GuestPool())
-        self.place = Place(database, steps, engine, reacher, seal, self.fleet, no_room_wait_ms=60_000)
+        self.copies = Copies(database, engine, blobs or MemoryBlobs(clock), partial(derived, b"k" * 32), clock)
+        self.upload = Upload(database, steps, self.copies)
+        self.place = Place(database, steps, engine, reacher, seal, self.fleet, self.copies, no_room_wait_ms=60_000)
         self.take = Take(database, steps, engine)
         self.release = Release(database, steps, engine, reacher, self.take)
         self.pausing = Pausing(database, steps, self.sandboxes)

@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 
 from boxkeep_server.engine.interface import (
     AlreadyReleased,
@@ -17,6 +17,7 @@ from boxkeep_server.engine.interface import (
 )
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import (
+    BaseKind,
     Claim,
     ClaimHint,
     ClaimState,
@@ -27,6 +28,7 @@ from boxkeep_server.model.node_api import (
     NodeFacts,
     Release,
     Snapshot,
+    SnapshotBases,
 )
 
 IMAGES = ("bun", "python", "base")
@@ -46,6 +48,7 @@ class MemoryEngine:
         self.checkpoints: dict[str, Snapshot] = {}
         self.pause_fails: NotPaused | None = None
         self.wishes: list[ClaimWish] = []
+        self.bases: set[tuple[BaseKind, str]] = {("image", "d"), ("guest", "g")}
 
     @property
     def used(self) -> int:
@@ -61,9 +64,9 @@ class MemoryEngine:
         if wish.image not in IMAGES:
             raise Unsupported("no such image")
         if wish.resume is not None and (wish.sandbox, wish.resume) not in self.kept:
-            raise SnapshotUnfit("there is no such snapshot")
+            raise SnapshotUnfit("there is no such snapshot", self.node_id)
         if wish.checkpoint is not None and wish.checkpoint not in self.checkpoints:
-            raise SnapshotUnfit("there is no such checkpoint")
+            raise SnapshotUnfit("there is no such checkpoint", self.node_id)
         if key not in self.machines:
             if self.used >= self.slots:
                 raise NoRoom("full")
@@ -134,6 +137,47 @@ class MemoryEngine:
 
     async def forget(self, node: str, checkpoint: str) -> None:
         self.checkpoints.pop(checkpoint, None)
+
+    def _named(self, name: str) -> Snapshot:
+        found = {one.name: one for one in (*self.kept.values(), *self.checkpoints.values())}
+        if name not in found:
+            raise SnapshotUnfit("there is no such snapshot", self.node_id)
+        return found[name]
+
+    async def bases_of(self, node: str, snapshot: str) -> SnapshotBases:
+        return SnapshotBases(image=self._named(snapshot).digest, guest="g")
+
+    async def copy(self, node: str, snapshot: str, key: bytes) -> AsyncGenerator[bytes, None]:
+        yield key
+        yield self._named(snapshot).model_dump_json().encode()
+
+    async def bring(self, node: str, snapshot: str, key: bytes, chunks: AsyncIterable[bytes]) -> None:
+        copy = b"".join([chunk async for chunk in chunks])
+        if copy[:32] != key:
+            raise SnapshotUnfit("it was sealed with another key")
+        brought = Snapshot.model_validate_json(copy[32:])
+        if brought.checkpoint is None:
+            self.kept[brought.sandbox, brought.epoch] = brought
+        else:
+            self.checkpoints[brought.checkpoint] = brought
+
+    async def hold_base(self, node: str, kind: BaseKind, digest: str) -> bool:
+        return (kind, digest) in self.bases
+
+    async def base(self, node: str, kind: BaseKind, digest: str) -> AsyncGenerator[bytes, None]:
+        if (kind, digest) not in self.bases:
+            raise SnapshotUnfit("there is none")
+        yield f"{kind} {digest}".encode()
+
+    async def bring_base(self, node: str, kind: BaseKind, digest: str, chunks: AsyncIterable[bytes]) -> None:
+        assert b"".join([chunk async for chunk in chunks]) == f"{kind} {digest}".encode()
+        self.bases.add((kind, digest))
+
+    def lose_everything(self) -> None:
+        """Be another node in the place of one whose disks are lost."""
+        self.node_id = new_id()
+        for held in (self.machines, self.kept, self.checkpoints, self.bases):
+            held.clear()
 
     async def snapshots(self) -> dict[str, Sequence[Snapshot]]:
         return {self.node_id: (*self.kept.values(), *self.checkpoints.values())}

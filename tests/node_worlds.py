@@ -2,14 +2,16 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from boxkeep_server.model.ids import new_id
-from boxkeep_server.model.node_api import ClaimWish, IsolationFacts, LeakCount, Leaks, Snapshot
+from boxkeep_server.model.node_api import ClaimWish, IsolationFacts, LeakCount, Leaks, Snapshot, SnapshotBases
+from boxkeep_server.node.bases import Bases
 from boxkeep_server.node.files import files_in
+from boxkeep_server.node.images import Images
 from boxkeep_server.node.keys import Key
 from boxkeep_server.node.layer import (
     Birth,
@@ -286,6 +288,29 @@ class Layer:
             del self.host.kept[name]
         return len(old)
 
+    def bases(self, name: str) -> SnapshotBases:
+        if self.find(name) is None:
+            raise Unfit("it is not there")
+        return SnapshotBases(image="i" * 32)
+
+    async def pack(self, name: str) -> AsyncGenerator[bytes, None]:
+        snapshot = self.find(name)
+        if snapshot is None:
+            raise Unfit("it is not there")
+        self._step("layer: pack")
+        yield snapshot.model_dump_json().encode()
+
+    async def unpack(self, name: str, messages: AsyncIterable[bytes]) -> Snapshot:
+        found = self.find(name)
+        if found is not None:
+            return found
+        self._step("layer: begin to unpack")
+        kept = self.host.kept[name] = Kept()
+        content = b"".join([message async for message in messages])
+        self._step("layer: unpacked")
+        kept.whole = Snapshot.model_validate_json(content)
+        return kept.whole
+
     async def halves(self) -> list[str]:
         return [name for name, one in self.host.kept.items() if one.whole is None]
 
@@ -418,6 +443,7 @@ def service_over(
         World(
             maker=layer,
             keeper=layer,
+            bases=Bases(Images(host.lib / "pool", host.lib / "images"), host.lib / "images", host.lib / "guests"),
             observer=layer,
             files=files_in(host.lib, step),
             stock=lambda: host.stock,

@@ -255,10 +255,14 @@ def account() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def running_service(settings: Mapping[str, str] | None = None) -> Iterator[Service]:
-    """A service that is up and, at the end, gone without a trace. `settings` are `BOXKEEP_…` variables."""
-    instance = os.environ.get("TEST_INSTANCE", "accept")
+def running_service(settings: Mapping[str, str] | None = None, beside: str = "") -> Iterator[Service]:
+    """A service that is up and, at the end, gone without a trace. `settings` are `BOXKEEP_…` variables; `beside` is a
+    letter for one that runs beside the others of a test run."""
+    instance = f"{os.environ.get('TEST_INSTANCE', 'accept')}{beside}"
     subnet = os.environ.get("TEST_SUBNET", "10.206.0.0/16")
+    if beside:
+        second = int(subnet.split(".")[1]) ^ 0x80 ^ ord(beside[0]) % 8
+        subnet = f"10.{second}.0.0/16"
     root = Path("/var/lib/boxkeep-test") / instance
     with only_one(instance), account() as name:
         service = Service(instance, subnet, root, TREE, name)

@@ -22,6 +22,7 @@ from boxkeep_server.control.audit import Audit
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.commands import Commands
+from boxkeep_server.control.copies import Copies
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.fleet import Fleet
 from boxkeep_server.control.idempotency import Idempotency
@@ -46,11 +47,12 @@ from boxkeep_server.control.reconcile.release import Release
 from boxkeep_server.control.reconcile.retire import Retire
 from boxkeep_server.control.reconcile.runner import Round
 from boxkeep_server.control.reconcile.take import Take
+from boxkeep_server.control.reconcile.upload import Upload
 from boxkeep_server.control.reconcile.warn import Warn
 from boxkeep_server.control.record import Recorder
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.settle import Settler
-from boxkeep_server.control.steps import ANY, DISCARD, EXTEND, OBSERVE, PAUSE, PLACE, RELEASE, TAKE, Steps
+from boxkeep_server.control.steps import ANY, DISCARD, EXTEND, OBSERVE, PAUSE, PLACE, RELEASE, TAKE, UPLOAD, Steps
 from boxkeep_server.control.terminals import Terminals
 from boxkeep_server.control.usage import Accounts
 from boxkeep_server.control.visits import Visits
@@ -70,7 +72,7 @@ from boxkeep_server.settings import Settings
 from boxkeep_server.store import organisations
 from boxkeep_server.store.commands import CommandRows
 from boxkeep_server.store.database import Database
-from boxkeep_server.store.sealing import Seal, key_file
+from boxkeep_server.store.sealing import Seal, derived, key_file
 from boxkeep_server.web.app import build
 from boxkeep_server.web.heads import BoundedHeads
 from boxkeep_server.web.parts import Parts
@@ -102,6 +104,7 @@ class Control:
     rounds: Sequence[Round]
     changes: Changes
     crowds: Sequence[Crowd]
+    copies: Copies
     engine: Engine
     recorder: Recorder
     settler: Settler
@@ -122,6 +125,7 @@ class Control:
         """Cancel what reconcilers have under way."""
         for crowd in self.crowds:
             await crowd.close()
+        await self.copies.close()
 
     def rounds_of(self, *names: str) -> Sequence[Round]:
         """The reconcilers of these names."""
@@ -139,7 +143,8 @@ class Control:
 
 def control_over(settings: Settings, database: Database, engine: Engine, guests: GuestPool) -> Control:
     """A control plane over a store and an engine."""
-    seal = Seal(key_file(settings.lib / "control" / "seal.key"))
+    secret = key_file(settings.lib / "control" / "seal.key")
+    seal = Seal(secret)
     changes = Changes()
     steps = Steps(database, changes, now_ms)
     fleet = Fleet(engine)
@@ -148,7 +153,11 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     reacher = Reacher(sandboxes, engine, guests)
     pausing = Pausing(database, steps, sandboxes)
     pause = Pause(database, steps, engine, reacher)
-    place = Place(database, steps, engine, reacher, seal, fleet, no_room_wait_ms=settings.control.no_room_wait_ms)
+    blobs = blobs_of(settings)
+    copies = Copies(database, engine, blobs, partial(derived, secret), now_ms)
+    upload = Upload(database, steps, copies)
+    no_room_wait_ms = settings.control.no_room_wait_ms
+    place = Place(database, steps, engine, reacher, seal, fleet, copies, no_room_wait_ms=no_room_wait_ms)
     take = Take(database, steps, engine)
     release = Release(database, steps, engine, reacher, take)
     reach = Reach(map(str, settings.control.webhook_networks))
@@ -174,7 +183,6 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         busy=lambda sandbox: settler.attends(sandbox) or liveness.waited_for(sandbox),
         used_at=visits.used_at,
     )
-    blobs = blobs_of(settings)
     retire = Retire(database, steps, blobs, kept_ms=settings.blobs.artifacts_kept_days * 24 * HOUR_MS)
     rounds = (
         Round("place", place.run_once, 0.5, (PLACE,)),
@@ -185,6 +193,8 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         Round("warn", warn.run_once, 0.5),
         Round("idle", idle.run_once, 1.0),
         Round("discard", Discard(database, engine).run_once, 30.0, (DISCARD,)),
+        *([Round("upload", upload.run_once, 5.0, (UPLOAD,))] if _copied(settings) else []),
+        Round("tidy", upload.tidy, 30.0, (DISCARD,)),
         Round("observe", observe.run_once, 2.0, (OBSERVE,)),
         Round("extend", Extend(database, steps, engine).run_once, 2.0, (EXTEND,)),
         Round("deliver", deliver.run_once, 0.25, (DELIVER,)),
@@ -215,12 +225,19 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         sandboxes=sandboxes,
         rounds=rounds,
         changes=changes,
-        crowds=(place.crowd, pause.crowd, take.crowd, release.crowd, deliver.crowd),
+        crowds=(place.crowd, pause.crowd, take.crowd, upload.crowd, release.crowd, deliver.crowd),
+        copies=copies,
         engine=engine,
         recorder=recorder,
         settler=settler,
         liveness=liveness,
     )
+
+
+def _copied(settings: Settings) -> bool:
+    """Whether snapshots are copied to the store of blobs: to a directory of the same machine only if that is asked."""
+    wished = settings.blobs.snapshots
+    return wished == "always" or (wished == "bucket" and settings.blobs.bucket is not None)
 
 
 def blobs_of(settings: Settings) -> Blobs:

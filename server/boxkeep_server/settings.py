@@ -54,7 +54,7 @@ class ControlSettings(Section):
 
 
 class BlobSettings(Section):
-    """Where artifacts are kept: a directory of the instance, or a bucket of S3 or its kin."""
+    """Where artifacts and copies of snapshots are kept: a directory of the instance, or a bucket of S3 or its kin."""
 
     bucket: Annotated[
         str | None, Field(min_length=3, max_length=63, description="Bucket to keep blobs in; by default a directory.")
@@ -74,6 +74,13 @@ class BlobSettings(Section):
     timeout_s: Annotated[float, Field(gt=0, description="How long one request to the bucket may take, in seconds.")] = (
         30.0
     )
+    snapshots: Annotated[
+        Literal["bucket", "always", "never"],
+        Field(
+            description="Whether snapshots of paused sandboxes and checkpoints are copied here, encrypted: by default "
+            "to a bucket, not to a directory."
+        ),
+    ] = "bucket"
     artifacts_kept_days: Annotated[
         int, Field(ge=1, description="How long artifacts are kept after they were published, in days.")
     ] = 30

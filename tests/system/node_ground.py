@@ -7,31 +7,41 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from boxkeep_server.model.ids import is_id
 from boxkeep_server.model.node_api import LeakCount, Leaks, NetworkWish
-from boxkeep_server.node import btrfs, oci
+from boxkeep_server.node import oci
+from boxkeep_server.node.bases import Bases
 from boxkeep_server.node.bundle import Bundle, build_bundle
 from boxkeep_server.node.daemon import Ground, run_on, take_down
 from boxkeep_server.node.disks import Disks
+from boxkeep_server.node.images import Images, archive_of, digest_of
 from boxkeep_server.node.parts import Guest
-from boxkeep_server.node.parts import Image as ImageLike
 from boxkeep_server.node.records import Records
 from boxkeep_server.settings import Settings, read_settings
 
 INSTANCE = "hdaemon"
 GUEST = Path(__file__).parent.parent.parent / "guest" / "boxkeep_guest"
-PROGRAMS = ("true", "sh", "sleep", "cat", "echo", "env", "hostname", "dd", "mkdir", "chmod", "mv")
-
-
-@dataclass(frozen=True)
-class Image:
-    name: str
-    digest: str
-    root: Path
+PROGRAMS = (
+    "true",
+    "sh",
+    "sleep",
+    "cat",
+    "echo",
+    "env",
+    "hostname",
+    "dd",
+    "mkdir",
+    "chmod",
+    "mv",
+    "ln",
+    "rm",
+    "truncate",
+    "sha256sum",
+)
 
 
 @dataclass(frozen=True)
@@ -120,11 +130,12 @@ def seen_in_kernel() -> dict[str, tuple[str, ...]]:
 
 async def lay_ground(settings: Settings, disks: Disks) -> Ground:
     """Links, image and the real guest's bundle."""
-    bundle = _bundle(Path(sys.argv[2]))
-    image = Image("base", "tiny", _tiny_image(disks))
-
-    def images() -> Mapping[str, ImageLike]:
-        return {"base": image}
+    bundles = Path(sys.argv[2])
+    bundle = _bundle(bundles)
+    archives = settings.lib / "images"
+    _tiny_image(archives, bundles, sys.argv[3])
+    images = Images(disks.images, archives)
+    images.refresh()
 
     async def leaks(owned: set[str]) -> Leaks:
         strays = sorted({*disks.machines(), *Records(settings.lib / "machines").machines()} - owned)
@@ -133,9 +144,10 @@ async def lay_ground(settings: Settings, disks: Disks) -> Ground:
     return Ground(
         links=DirectLinks(settings.lib),
         addresses=Addresses(settings.lib),
-        images=images,
+        images=images.all,
         guest=Guest(bundle.path, tuple(bundle.command(oci.GUEST))),
         guest_digest=bundle.digest,
+        bases=Bases(images, archives, bundles),
         leaks=leaks,
         close=_nothing,
     )
@@ -147,19 +159,30 @@ async def _nothing() -> None:
 
 def _bundle(bundles: Path) -> Bundle:
     """The guest's bundle, built by the first node process of a test run."""
-    for path in bundles.glob("[0-9a-f]*"):
+    for path in bundles.glob("[0-9a-f]" * 64):
         return Bundle(path.name, path)
     return build_bundle(bundles, GUEST)
 
 
-def _tiny_image(disks: Disks) -> Path:
-    tree = disks.images / "tiny"
-    if tree.exists():
-        return tree
-    with contextlib.suppress(FileNotFoundError):
-        btrfs.delete_subvolume(disks.images, "tiny.new")
-    btrfs.create_subvolume(disks.images, "tiny.new")
-    fresh = disks.images / "tiny.new"
+def _tiny_image(archives: Path, kept: Path, flavour: str) -> None:
+    """An image of some programs and their libraries; one of another flavour has another content and name."""
+    archives.mkdir(exist_ok=True)
+    packed = kept / f"tiny-{flavour}.tar.zst"
+    if not packed.exists():
+        with tempfile.TemporaryDirectory(dir=kept) as scratch:
+            tree = Path(scratch) / "tree"
+            _tiny_tree(tree)
+            (tree / "etc/flavour").write_text(flavour)
+            half = Path(scratch) / "half"
+            subprocess.run(["tar", "--numeric-owner", "--zstd", "-cf", half, "-C", tree, "."], check=True)
+            half.rename(packed)
+    digest = digest_of(packed)
+    if not archive_of(archives, digest).exists():
+        shutil.copyfile(packed, archive_of(archives, digest))
+    (archives / "base.json").write_text(json.dumps({"name": "base", "digest": digest}))
+
+
+def _tiny_tree(fresh: Path) -> None:
     for directory in ("bin", "etc", "tmp", "root", "usr/bin"):
         (fresh / directory).mkdir(parents=True)
     (fresh / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
@@ -171,14 +194,12 @@ def _tiny_image(disks: Disks) -> Path:
         for library in (word for word in said.split() if word.startswith("/")):
             (fresh / library[1:]).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(library, fresh / library[1:])
-    fresh.rename(tree)
-    return tree
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     wanted = read_settings(None, json.loads(sys.argv[1]))
-    if sys.argv[3] == "up":
+    if sys.argv[4] == "up":
         run_on(wanted, lay_ground)
     else:
         json.dump(take_down(wanted, lay_ground), sys.stdout)

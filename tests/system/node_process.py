@@ -1,24 +1,27 @@
 """A node daemon as a process of its own, for tests: started, killed and started again over one directory."""
 
 import asyncio
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 from boxkeep_server.model.ids import new_id
-from boxkeep_server.model.node_api import Claim, Discarded, Leaks, Release, Snapshot, Snapshots
+from boxkeep_server.model.node_api import COPY_KEY_HEADER, Claim, Discarded, Leaks, Release, Snapshot, Snapshots
 from tests.node_worlds import wish
 from tests.system.node_ground import INSTANCE
 
 ROOT = Path(__file__).parent.parent.parent
 READY_S = 60
+COPY_KEY = bytes(range(32))
 NOTHING: dict[str, tuple[str, ...]] = {"netns": (), "veths": (), "mounts": (), "cgroups": ()}
 
 
@@ -28,6 +31,7 @@ class Node:
     def __init__(self, directory: Path, bundles: Path, warm: dict[str, int]) -> None:
         self.directory = directory
         self.bundles = bundles
+        self.flavour = "plain"
         self.environment = {
             "BOXKEEP_INSTANCE": INSTANCE,
             "BOXKEEP_LIB_ROOT": str(directory / "lib"),
@@ -58,7 +62,7 @@ class Node:
     def command(self, verb: str = "up") -> list[str]:
         """The command line of the process, or of one that takes everything down."""
         program = [sys.executable, "-m", "tests.system.node_ground"]
-        return [*program, json.dumps(self.environment), str(self.bundles), verb]
+        return [*program, json.dumps(self.environment), str(self.bundles), self.flavour, verb]
 
     async def take_down(self) -> list[str]:
         """End everything of the instance; answers whose machines there were."""
@@ -157,6 +161,20 @@ class Node:
     async def forget(self, checkpoint: str) -> int:
         return Discarded.model_validate_json(await self.ask("DELETE", f"/v1/checkpoints/{checkpoint}")).count
 
+    async def copy_of(self, name: str, key: bytes = COPY_KEY) -> bytes:
+        """The copy of a snapshot."""
+        async with self.session.get(f"http://node/v1/snapshots/{name}/copy", headers=_key(key)) as response:
+            raw = await response.read()
+            assert response.status == 200, raw
+            return raw
+
+    async def bring(self, name: str, copy: bytes | AsyncIterator[bytes], key: bytes = COPY_KEY) -> tuple[int, str]:
+        """The status and the words with which the node answers a copy that is brought to it."""
+        path = f"http://node/v1/snapshots/{name}/copy"
+        body = io.BytesIO(copy) if isinstance(copy, bytes) else copy
+        async with self.session.put(path, data=body, headers=_key(key)) as response:
+            return response.status, await response.text()
+
     async def leaks(self) -> int:
         return Leaks.model_validate_json(await self.ask("GET", "/v1/leaks")).total
 
@@ -166,6 +184,10 @@ class Node:
 
     def log(self) -> str:
         return (self.directory / "log").read_text()[-4000:]
+
+
+def _key(key: bytes) -> dict[str, str]:
+    return {COPY_KEY_HEADER: key.hex()}
 
 
 def environment() -> dict[str, str]:

@@ -207,6 +207,7 @@ def wanted_of(
         taken_at=None,
         created_by=actor,
         fault=None,
+        stored_at=None,
     )
 
 

@@ -14,6 +14,7 @@ PLACE: Final = "reconcile:place"
 PAUSE: Final = "reconcile:pause"
 TAKE: Final = "reconcile:take"
 DISCARD: Final = "reconcile:discard"
+UPLOAD: Final = "reconcile:upload"
 RELEASE: Final = "reconcile:release"
 OBSERVE: Final = "reconcile:observe"
 EXTEND: Final = "reconcile:extend"
@@ -22,7 +23,7 @@ SYSTEM: Final = "system"
 
 _WAKES: Final = {
     Status.PAUSING: (PAUSE,),
-    Status.PAUSED: (PLACE,),
+    Status.PAUSED: (PLACE, UPLOAD),
     Status.ENDING: (RELEASE,),
     Status.ENDED: (PLACE,),
     Status.FAILED: (RELEASE, PLACE),

@@ -1,10 +1,20 @@
 """The engine of an instance whose machines are all gone: there is nothing to place on, and nothing to release."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 
 from boxkeep_server.engine.interface import NodeAway
-from boxkeep_server.model.node_api import Claim, ClaimHint, ClaimWish, Leaks, NodeFacts, Release, Snapshot
+from boxkeep_server.model.node_api import (
+    BaseKind,
+    Claim,
+    ClaimHint,
+    ClaimWish,
+    Leaks,
+    NodeFacts,
+    Release,
+    Snapshot,
+    SnapshotBases,
+)
 
 
 class GoneEngine:
@@ -39,6 +49,32 @@ class GoneEngine:
 
     async def forget(self, node: str, checkpoint: str) -> None:
         """See `Engine.forget`: what is left is collected once there is a node again."""
+
+    async def bases_of(self, node: str, snapshot: str) -> SnapshotBases:
+        """See `Engine.bases_of`."""
+        raise NodeAway("the node was taken down")
+
+    async def copy(self, node: str, snapshot: str, key: bytes) -> AsyncGenerator[bytes, None]:
+        """See `Engine.copy`."""
+        raise NodeAway("the node was taken down")
+        yield b""
+
+    async def bring(self, node: str, snapshot: str, key: bytes, chunks: AsyncIterable[bytes]) -> None:
+        """See `Engine.bring`."""
+        raise NodeAway("the node was taken down")
+
+    async def hold_base(self, node: str, kind: BaseKind, digest: str) -> bool:
+        """See `Engine.hold_base`."""
+        raise NodeAway("the node was taken down")
+
+    async def base(self, node: str, kind: BaseKind, digest: str) -> AsyncGenerator[bytes, None]:
+        """See `Engine.base`."""
+        raise NodeAway("the node was taken down")
+        yield b""
+
+    async def bring_base(self, node: str, kind: BaseKind, digest: str, chunks: AsyncIterable[bytes]) -> None:
+        """See `Engine.bring_base`."""
+        raise NodeAway("the node was taken down")
 
     async def snapshots(self) -> dict[str, Sequence[Snapshot]]:
         """See `Engine.snapshots`."""

@@ -1,9 +1,19 @@
 """What control asks of the nodes, whether there is one or a fleet."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from typing import Protocol
 
-from boxkeep_server.model.node_api import Claim, ClaimHint, ClaimWish, Leaks, NodeFacts, Release, Snapshot
+from boxkeep_server.model.node_api import (
+    BaseKind,
+    Claim,
+    ClaimHint,
+    ClaimWish,
+    Leaks,
+    NodeFacts,
+    Release,
+    Snapshot,
+    SnapshotBases,
+)
 
 
 class EngineError(Exception):
@@ -35,7 +45,12 @@ class PlacementFailed(EngineError):
 
 
 class SnapshotUnfit(EngineError):
-    """What was kept is damaged, or no machine can go on from it; it stays as it is."""
+    """What was kept is not there or damaged, or no machine can go on from it on the node that was tried; it stays as it
+    is."""
+
+    def __init__(self, sentence: str, node: str | None = None) -> None:
+        super().__init__(sentence)
+        self.node = node
 
 
 class NotPaused(EngineError):
@@ -81,6 +96,54 @@ class Engine(Protocol):
 
         Raises:
             NodeAway
+        """
+
+    async def bases_of(self, node: str, snapshot: str) -> SnapshotBases:
+        """What a node's snapshot is made over: it can be gone on from only where that is held.
+
+        Raises:
+            NodeAway
+            SnapshotUnfit: the node has no whole one.
+        """
+
+    def copy(self, node: str, snapshot: str, key: bytes) -> AsyncGenerator[bytes, None]:
+        """A node's snapshot as bytes that nobody can read or change without the key. Close it when done.
+
+        Raises:
+            NodeAway, SnapshotUnfit: at any chunk; what came until then is not the whole.
+        """
+
+    async def bring(self, node: str, snapshot: str, key: bytes, chunks: AsyncIterable[bytes]) -> None:
+        """Have a node hold the snapshot of which this is the copy; one that it has undamaged stays.
+
+        Raises:
+            NodeAway
+            SnapshotUnfit: the copy cannot be used.
+            NoRoom: it does not fit there.
+            Exception: what `chunks` raises.
+        """
+
+    async def hold_base(self, node: str, kind: BaseKind, digest: str) -> bool:
+        """Whether a node holds an image or a guest.
+
+        Raises:
+            NodeAway
+        """
+
+    def base(self, node: str, kind: BaseKind, digest: str) -> AsyncGenerator[bytes, None]:
+        """An image or a guest of a node as bytes. Close it when done.
+
+        Raises:
+            NodeAway, SnapshotUnfit: at any chunk; what came until then is not the whole.
+        """
+
+    async def bring_base(self, node: str, kind: BaseKind, digest: str, chunks: AsyncIterable[bytes]) -> None:
+        """Have a node hold an image or a guest.
+
+        Raises:
+            NodeAway
+            SnapshotUnfit: what came is not what its name says.
+            Exception: what `chunks` raises.
         """
 
     async def snapshots(self) -> dict[str, Sequence[Snapshot]]:

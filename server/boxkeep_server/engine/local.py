@@ -1,7 +1,7 @@
 """The engine of one machine: a single node behind a Unix socket."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 
 from boxkeep_server.engine.interface import (
     AlreadyReleased,
@@ -14,7 +14,17 @@ from boxkeep_server.engine.interface import (
     SnapshotUnfit,
     Unsupported,
 )
-from boxkeep_server.model.node_api import Claim, ClaimHint, ClaimWish, Leaks, NodeFacts, Release, Snapshot
+from boxkeep_server.model.node_api import (
+    BaseKind,
+    Claim,
+    ClaimHint,
+    ClaimWish,
+    Leaks,
+    NodeFacts,
+    Release,
+    Snapshot,
+    SnapshotBases,
+)
 from boxkeep_server.nodes.client import NodeClient, NodeRefused, NodeUnreachable
 
 _REFUSALS = {
@@ -38,8 +48,12 @@ class LocalEngine:
     async def place(self, wish: ClaimWish) -> tuple[str, Claim]:
         """See `Engine.place`."""
         node = self._id or (await self.nodes())[0].node_id
-        with _translated():
-            return node, await self._node.place(wish)
+        try:
+            with _translated():
+                return node, await self._node.place(wish)
+        except SnapshotUnfit as unfit:
+            unfit.node = node
+            raise
 
     async def release(self, node: str | None, sandbox: str, epoch: int) -> Release:
         """See `Engine.release`."""
@@ -83,6 +97,40 @@ class LocalEngine:
         with _translated():
             await self._node.forget(checkpoint)
 
+    async def bases_of(self, node: str, snapshot: str) -> SnapshotBases:
+        """See `Engine.bases_of`."""
+        with _copying():
+            return await self._node.bases_of(snapshot)
+
+    async def copy(self, node: str, snapshot: str, key: bytes) -> AsyncGenerator[bytes, None]:
+        """See `Engine.copy`."""
+        with _copying():
+            async with aclosing(self._node.copy(snapshot, key)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def bring(self, node: str, snapshot: str, key: bytes, chunks: AsyncIterable[bytes]) -> None:
+        """See `Engine.bring`."""
+        with _copying():
+            await self._node.bring(snapshot, key, chunks)
+
+    async def hold_base(self, node: str, kind: BaseKind, digest: str) -> bool:
+        """See `Engine.hold_base`."""
+        with _copying():
+            return await self._node.hold_base(kind, digest)
+
+    async def base(self, node: str, kind: BaseKind, digest: str) -> AsyncGenerator[bytes, None]:
+        """See `Engine.base`."""
+        with _copying():
+            async with aclosing(self._node.base(kind, digest)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def bring_base(self, node: str, kind: BaseKind, digest: str, chunks: AsyncIterable[bytes]) -> None:
+        """See `Engine.bring_base`."""
+        with _copying():
+            await self._node.bring_base(kind, digest, chunks)
+
     async def snapshots(self) -> dict[str, Sequence[Snapshot]]:
         """See `Engine.snapshots`."""
         node = self._id or (await self.nodes())[0].node_id
@@ -125,6 +173,18 @@ def _keeping() -> Iterator[None]:
         if error.code in ("not_found", "conflict", "unfit"):
             raise MachineGone(str(error)) from error
         raise NotPaused(str(error), busy=error.code == "busy", full=error.code == "no_space") from error
+
+
+@contextmanager
+def _copying() -> Iterator[None]:
+    try:
+        yield
+    except NodeUnreachable as error:
+        raise NodeAway(str(error)) from error
+    except NodeRefused as error:
+        if error.code == "not_ready":
+            raise NodeAway(str(error)) from error
+        raise (NoRoom if error.code == "no_space" else SnapshotUnfit)(str(error)) from error
 
 
 @contextmanager

@@ -42,7 +42,8 @@ class Checkpoint:
     """What there is of a sandbox's `epoch` at one moment. Times are epoch ms.
 
     `memory` is what was asked for, `keeps` what there is; `lost` says why memory that was asked for is not there.
-    `bytes` is what it refers to, much of which it may share; `stood_ms` how long the sandbox stood still for it.
+    `bytes` is what it refers to, much of which it may share; `stood_ms` how long the sandbox stood still for it;
+    `stored_at` when there was a copy of it in the store of blobs.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Checkpoint:
     taken_at: int | None
     created_by: str
     fault: Fault | None
+    stored_at: int | None
 
 
 def may_have(sandbox: Sandbox) -> bool:

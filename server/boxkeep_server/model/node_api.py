@@ -9,10 +9,14 @@ from pydantic.alias_generators import to_camel
 Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{32}$")]
 Isolation = Literal["runsc", "runc"]
 Role = Literal["main"]
+BaseKind = Literal["image", "guest"]
 ImageName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 Epoch = Annotated[int, Field(ge=1, lt=1 << 53)]
 Millis = Annotated[int, Field(ge=0, lt=1 << 53)]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+COPY_KEY_HEADER = "Boxkeep-Copy-Key"
+"""Carries the key, in hexadecimals, that a copy of a snapshot is encrypted with."""
 
 ENV_MOST = 128 << 10
 """Bytes of an environment's names and values together."""
@@ -140,6 +144,11 @@ class CheckpointWish(Message):
     memory: bool = False
 
 
+def pause_name(sandbox: str, epoch: int, role: Role = "main") -> str:
+    """What the snapshot is called that a pause leaves. A checkpoint is called by its own id."""
+    return f"{sandbox}-{epoch}-{role}"
+
+
 class Snapshot(Message):
     """What is kept of a machine that was paused, or of one at a `checkpoint`: durable on its node, and whole.
 
@@ -161,11 +170,29 @@ class Snapshot(Message):
     stood_ms: int
     checkpoint: Id | None = None
 
+    @property
+    def name(self) -> str:
+        """What it is called among all snapshots."""
+        return self.checkpoint or pause_name(self.sandbox, self.epoch, self.role)
+
 
 class Snapshots(Message):
     """Every snapshot of a node."""
 
     snapshots: tuple[Snapshot, ...]
+
+
+class SnapshotBases(Message):
+    """What a snapshot can only be gone on from with: the image under its disk, and the guest in its memory, if any."""
+
+    image: str
+    guest: str | None = None
+
+
+class BaseHeld(Message):
+    """Whether an image or a guest is on a node, ready to have machines made over it."""
+
+    held: bool
 
 
 class Discarded(Message):

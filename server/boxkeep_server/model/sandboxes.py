@@ -36,6 +36,7 @@ class Reason(StrEnum):
     PAUSE_FAILED = "pause_failed"
     MEMORY_LOST = "memory_lost"
     SNAPSHOT_UNFIT = "snapshot_unfit"
+    STORE_AWAY = "store_away"
     RESTORE = "restore"
 
 
@@ -86,7 +87,8 @@ class Sandbox:
     that is the snapshot of `kept_epoch` or nothing.
 
     `kept_epoch` is the epoch of the snapshot that it goes on from when it gets its next body, None where it has none;
-    `remaining_ms` how long it may run then, where that is not a window anew.
+    `remaining_ms` how long it may run then, where that is not a window anew. `stored_epoch` is the last of which there
+    is a copy in the store of blobs.
     """
 
     id: str
@@ -124,6 +126,12 @@ class Sandbox:
     lifecycle: Lifecycle = Lifecycle()
     from_checkpoint: str | None = None
     origin: str | None = None
+    stored_epoch: int | None = None
+
+    @property
+    def kept_in_store(self) -> bool:
+        """Whether what it goes on from would outlive the loss of its node."""
+        return self.kept_epoch is not None and self.kept_epoch == self.stored_epoch
 
     @property
     def window_ms(self) -> int:

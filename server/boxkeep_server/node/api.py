@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +15,11 @@ from typing import Final, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from boxkeep_server.model.ids import is_id
 from boxkeep_server.model.node_api import (
+    COPY_KEY_HEADER,
+    BaseHeld,
+    BaseKind,
     CheckpointWish,
     ClaimChange,
     ClaimHint,
@@ -28,8 +33,9 @@ from boxkeep_server.model.node_api import (
     Role,
     Snapshots,
 )
+from boxkeep_server.node.bases import NotThatContent
 from boxkeep_server.node.keys import Key
-from boxkeep_server.node.refusals import Malformed, NodeRefusal, Stranger
+from boxkeep_server.node.refusals import Broken, Malformed, NodeRefusal, NoSuchClaim, Stranger, Unfit
 from boxkeep_server.node.service import Service
 
 _log = logging.getLogger(__name__)
@@ -43,6 +49,7 @@ M = TypeVar("M", bound=BaseModel)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _ID: Final[TypeAdapter[str]] = TypeAdapter(Id)
 _ROLE: Final[TypeAdapter[Role]] = TypeAdapter(Role)
+_DIGESTS: Final[dict[BaseKind, str]] = {"image": r"[0-9a-f]{32}", "guest": r"[0-9a-f]{64}"}
 
 
 class Api:
@@ -69,6 +76,12 @@ class Api:
                 web.delete("/v1/checkpoints/{checkpoint}", self._forget),
                 web.get("/v1/snapshots", self._snapshots, allow_head=False),
                 web.delete("/v1/snapshots/{sandbox}/{epoch}/{role}", self._discard),
+                web.get("/v1/snapshots/{name}/copy", self._hand_out, allow_head=False),
+                web.put("/v1/snapshots/{name}/copy", self._take_in),
+                web.get("/v1/snapshots/{name}/bases", self._bases_of, allow_head=False),
+                web.post("/v1/bases/{kind}/{digest}", self._hold_base),
+                web.get("/v1/bases/{kind}/{digest}", self._read_base, allow_head=False),
+                web.put("/v1/bases/{kind}/{digest}", self._take_base),
                 web.get("/v1/watch", self._watch, allow_head=False),
                 web.get("/v1/leaks", self._leaks, allow_head=False),
                 web.get("/metrics", self._metrics, allow_head=False),
@@ -120,6 +133,41 @@ class Api:
     async def _discard(self, request: web.Request) -> web.Response:
         key = _key(request)
         return _answer(Discarded(count=await self._service.discard(key.sandbox, key.epoch)))
+
+    async def _bases_of(self, request: web.Request) -> web.Response:
+        return _answer(await asyncio.to_thread(self._service.bases_of, _snapshot_name(request)))
+
+    async def _hand_out(self, request: web.Request) -> web.StreamResponse:
+        name, key = _snapshot_name(request), _copy_key(request)
+        async with _streamed(request) as write:
+            await self._service.copies.hand_out(name, key, write)
+        return write.response
+
+    async def _take_in(self, request: web.Request) -> web.Response:
+        name, key = _snapshot_name(request), _copy_key(request)
+        return _answer(await self._service.copies.take_in(name, key, request.content.iter_any()))
+
+    async def _hold_base(self, request: web.Request) -> web.Response:
+        return _answer(BaseHeld(held=await self._service.bases.has(*_base(request))))
+
+    async def _read_base(self, request: web.Request) -> web.StreamResponse:
+        try:
+            chunks = await self._service.bases.read(*_base(request))
+        except FileNotFoundError:
+            raise NoSuchClaim("There is no such image or guest") from None
+        async with _streamed(request) as write, contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                await write(chunk)
+        return write.response
+
+    async def _take_base(self, request: web.Request) -> web.Response:
+        try:
+            await self._service.bases.take(*_base(request), request.content.iter_any())
+        except NotThatContent as error:
+            raise Unfit(str(error)) from error
+        except OSError as error:
+            raise Broken(f"It could not be written: {error}") from error
+        return _answer(BaseHeld(held=True))
 
     async def _leaks(self, _: web.Request) -> web.Response:
         return _answer(await self._service.leaks())
@@ -192,6 +240,55 @@ def _peer(request: web.Request) -> int | None:
         return None
     _, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
     return int(uid)
+
+
+class _Stream:
+    """A response whose head is sent with its first bytes: until then a refusal can be answered."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self.response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+
+    async def __call__(self, chunk: bytes) -> None:
+        if not self.response.prepared:
+            await self.response.prepare(self._request)
+        await self.response.write(chunk)
+
+
+@contextlib.asynccontextmanager
+async def _streamed(request: web.Request) -> AsyncIterator[_Stream]:
+    """A stream that is whole when this ends; where it fails on the way its connection is cut, so that nobody takes what
+    came for all of it."""
+    stream = _Stream(request)
+    try:
+        yield stream
+    except ConnectionError:
+        return  # who asked is gone
+    except BaseException:
+        if stream.response.prepared and request.transport is not None:
+            request.transport.abort()
+        raise
+
+
+def _snapshot_name(request: web.Request) -> str:
+    name = request.match_info["name"]
+    if not is_id(name) and Key.named(name) is None:
+        raise Malformed("name: not that of a snapshot")
+    return name
+
+
+def _copy_key(request: web.Request) -> bytes:
+    key = request.headers.get(COPY_KEY_HEADER, "")
+    if not re.fullmatch(r"[0-9a-f]{64}", key):
+        raise Malformed(f"{COPY_KEY_HEADER}: must be 64 hexadecimal digits")
+    return bytes.fromhex(key)
+
+
+def _base(request: web.Request) -> tuple[BaseKind, str]:
+    kind, digest = request.match_info["kind"], request.match_info["digest"]
+    if kind not in _DIGESTS or not re.fullmatch(_DIGESTS[kind], digest):
+        raise Malformed("not an image or a guest")
+    return kind, digest
 
 
 def _key(request: web.Request) -> Key:

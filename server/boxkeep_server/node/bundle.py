@@ -99,7 +99,7 @@ def build_bundle(target: Path, guest: Path, tree: Path = Path("/")) -> Bundle:
         digest = digest_of(building)
         place = target / digest
         if not place.exists():
-            _put(building, place)
+            put(building, place)
         return Bundle(digest, place)
     finally:
         if building.exists():
@@ -257,7 +257,7 @@ def _seal(building: Path) -> None:
         path.chmod(0o555 if executable else 0o444)
 
 
-def _put(building: Path, place: Path) -> None:
+def put(building: Path, place: Path) -> None:
     """Move a finished bundle to its place, durably; another builder may have been first."""
     for path in building.rglob("*"):
         if path.is_file():

@@ -24,6 +24,7 @@ from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Isolation, Leaks
 from boxkeep_server.node import hostfacts, room, syscalls
 from boxkeep_server.node.api import Api, serve
+from boxkeep_server.node.bases import Bases
 from boxkeep_server.node.bodies import Bodies, Egress
 from boxkeep_server.node.cgroups import Cgroups, layout
 from boxkeep_server.node.disks import Disks
@@ -70,6 +71,7 @@ class Ground:
     images: Callable[[], Mapping[str, Image]]
     guest: Guest
     guest_digest: str
+    bases: Bases
     leaks: Callable[[set[str]], Awaitable[Leaks]]
     close: Callable[[], Awaitable[None]]
     tasks: tuple[Callable[[], Awaitable[None]], ...] = ()
@@ -235,6 +237,7 @@ async def open_node(settings: Settings, lay_ground: LayGround) -> Opened:
             isolations=facts,
             now=_now,
         ),
+        bases=ground.bases,
         observer=bodies,
         files=files_in(settings.lib),
         stock=lambda: Stock(ground.images(), facts, ground.guest_digest),

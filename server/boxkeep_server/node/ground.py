@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from boxkeep_server.node.addresses import Addresses
+from boxkeep_server.node.bases import Bases
 from boxkeep_server.node.bundle import BundleError, build_bundle, make_tree
 from boxkeep_server.node.cgroups import Cgroups, layout
 from boxkeep_server.node.daemon import Ground
@@ -51,6 +52,8 @@ async def lay(settings: Settings, disks: Disks) -> Ground:
     mirrors = partial(_open_mirrors, network)
     records = Records(settings.lib / "machines")
     images = Images(disks.images, settings.images)
+    bases = Bases(images, settings.images, settings.lib / "bundles")
+    await asyncio.to_thread(bases.clear)
     _, guest, _ = await asyncio.gather(
         network.setup(), asyncio.to_thread(_guest, settings.lib / "bundles"), asyncio.to_thread(images.refresh)
     )
@@ -63,6 +66,7 @@ async def lay(settings: Settings, disks: Disks) -> Ground:
         images=images.all,
         guest=guest,
         guest_digest=guest.tree.name,
+        bases=bases,
         leaks=_observer(settings, disks, network, records, addresses).leaks,
         close=network.teardown,
         tasks=(

@@ -2,17 +2,22 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from boxkeep_server.model.node_api import Isolation, IsolationFacts, Snapshot
+from boxkeep_server.model.node_api import Isolation, IsolationFacts, Snapshot, SnapshotBases
+from boxkeep_server.node.btrfs_streams import StreamFailed
 from boxkeep_server.node.images import Image
 from boxkeep_server.node.layer import Clock, MachineFailed, NoSpace, Revival, Subject, Unfit
 from boxkeep_server.node.machines import Machines, boot_id, told
+from boxkeep_server.node.parcels import packed, unpacked
 from boxkeep_server.node.parts import MemoryImage, Origin
 from boxkeep_server.node.records import Machine
 from boxkeep_server.node.runtimes import RuntimeFailed
@@ -21,6 +26,7 @@ from boxkeep_server.node.snapshots import Damaged, FileSum, Manifest, Snapshots
 _log = logging.getLogger(__name__)
 
 _SPARE_BYTES: Final = 256 << 20
+_FULL: Final = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 _LAPS: Final = ("earlier commands", "standstill", "processes", "disk and sums", "seal")
 _NO_MEMORY: Final = "Nothing ran in the machine, or its isolation keeps files alone"
 _MEMORY_LOST: Final = "The machine ended before its memory was written"
@@ -264,6 +270,75 @@ class Keeper:
         """See `layer.Keeper.forget`."""
         return await asyncio.to_thread(self.snapshots.forget, checkpoint)
 
+    def bases(self, name: str) -> SnapshotBases:
+        """See `layer.Keeper.bases`."""
+        manifest = self._whole(name)
+        return SnapshotBases(image=manifest.snapshot.digest, guest=manifest.guest if manifest.memory else None)
+
+    def _whole(self, name: str) -> Manifest:
+        with _unfit():
+            manifest = self.snapshots.read(name)
+            if manifest is None:
+                raise Damaged("it is not there")
+        return manifest
+
+    def pack(self, name: str) -> AsyncGenerator[bytes, None]:
+        """See `layer.Keeper.pack`."""
+        manifest = self._whole(name)
+        return _failing_each(name, packed(manifest, self.snapshots.memory(name), self.snapshots.disk(name)))
+
+    async def unpack(self, name: str, messages: AsyncIterable[bytes]) -> Snapshot:
+        """See `layer.Keeper.unpack`."""
+        there = await asyncio.to_thread(self._intact, name)
+        if there is not None:
+            return there
+        with _failing(f"the snapshot {name} could not be written"):
+            try:
+                manifest = await unpacked(messages, partial(self._begin, name), self._spare_room())
+                await asyncio.to_thread(self._accept, name, manifest)
+            except BaseException:
+                await asyncio.shield(asyncio.to_thread(self.snapshots.clear, [name]))
+                raise
+        _log.info("the snapshot %s was brought here", name)
+        return manifest.snapshot
+
+    def _intact(self, name: str) -> Snapshot | None:
+        try:
+            manifest = self.snapshots.read(name)
+            if manifest is not None:
+                self.snapshots.verify(name, manifest)
+                return manifest.snapshot
+        except (Damaged, OSError) as error:
+            _log.warning("the snapshot %s is written anew: %s", name, error)
+        return None
+
+    def _begin(self, name: str, manifest: Manifest) -> Path:
+        if manifest.snapshot.name != name:
+            raise Damaged("it is another one")
+        if (free := self.free_bytes()) < manifest.snapshot.bytes + _SPARE_BYTES:
+            raise NoSpace(f"The node's disks have {free >> 20} MiB left, too little for this snapshot")
+        self.snapshots.begin(name)
+        return self.snapshots.memory(name).parent
+
+    def _spare_room(self) -> Callable[[int], None]:
+        """Called with each number of bytes that was written: fails when the disks run full, of a lie too."""
+        unseen = 0
+
+        def wrote(count: int) -> None:
+            nonlocal unseen
+            unseen += count
+            if unseen >= _SPARE_BYTES // 4:
+                unseen = 0
+                if self.free_bytes() < _SPARE_BYTES:
+                    raise NoSpace("The node's disks have run full")
+
+        return wrote
+
+    def _accept(self, name: str, manifest: Manifest) -> None:
+        self.snapshots.verify(name, manifest)
+        self.snapshots.flush()
+        self.snapshots.seal(name, manifest)
+
     async def halves(self) -> list[str]:
         """See `layer.Keeper.halves`."""
         return await asyncio.to_thread(self.snapshots.halves)
@@ -282,13 +357,22 @@ def processor_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]
     return ()
 
 
+async def _failing_each(name: str, messages: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    with _failing(f"the snapshot {name} could not be read"):
+        async with contextlib.aclosing(messages):
+            async for message in messages:
+                yield message
+
+
 @contextlib.contextmanager
 def _failing(what: str) -> Iterator[None]:
     try:
         yield
     except MachineFailed:
         raise
-    except (Damaged, RuntimeFailed, OSError, TimeoutError) as error:
+    except (Damaged, RuntimeFailed, StreamFailed, OSError, TimeoutError) as error:
+        if any(words in str(error) for words in _FULL):
+            raise NoSpace(f"The node's disks have run full; {what}") from error
         raise MachineFailed(f"{what}: {error or type(error).__name__}") from error
 
 

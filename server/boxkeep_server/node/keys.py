@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from boxkeep_server.model.ids import is_id
-from boxkeep_server.model.node_api import ClaimWish, Role
+from boxkeep_server.model.node_api import ClaimWish, Role, pause_name
 
 
 class Key(NamedTuple):
@@ -21,7 +21,7 @@ class Key(NamedTuple):
     @property
     def name(self) -> str:
         """What the snapshot is called that a pause of it leaves. A checkpoint is called by its own id."""
-        return f"{self.sandbox}-{self.epoch}-{self.role}"
+        return pause_name(self.sandbox, self.epoch, self.role)
 
     @classmethod
     def named(cls, name: str) -> "Key | None":

@@ -1,10 +1,10 @@
 """What claims and pool ask of the machines of a node: the seam between who owns a machine and how one is made."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from boxkeep_server.model.node_api import ImageName, Isolation, IsolationFacts, NetworkWish, Snapshot
+from boxkeep_server.model.node_api import ImageName, Isolation, IsolationFacts, NetworkWish, Snapshot, SnapshotBases
 from boxkeep_server.node.keys import Key
 from boxkeep_server.node.parts import Image, Origin
 from boxkeep_server.node.records import Machine
@@ -242,6 +242,30 @@ class Keeper(Protocol):
 
     async def forget(self, checkpoint: str) -> bool:
         """Remove a checkpoint; whether there was one. May be repeated."""
+
+    def bases(self, name: str) -> SnapshotBases:
+        """What a snapshot is made over.
+
+        Raises:
+            Unfit: there is no whole one.
+        """
+
+    def pack(self, name: str) -> AsyncGenerator[bytes, None]:
+        """The messages of which `unpack` makes this snapshot again, on any node. Close it when done.
+
+        Raises:
+            Unfit: there is no whole one.
+            MachineFailed: while it is read.
+        """
+
+    async def unpack(self, name: str, messages: AsyncIterable[bytes]) -> Snapshot:
+        """Have a snapshot that comes as messages, verified and on the device when this returns; one that is here and
+        undamaged stays as it is. What comes is believed to be what a node has packed, and nothing else of it.
+
+        Raises:
+            NoSpace, MachineFailed: nothing is here of it.
+            Exception: what `messages` raises, likewise.
+        """
 
     async def halves(self) -> Sequence[str]:
         """What was begun and is not whole, be it under way or left behind."""

@@ -6,17 +6,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from boxkeep_server.model.node_api import ClaimState, LeakCount, Leaks, NodeFacts, Snapshot
-from boxkeep_server.node import adoption
+from boxkeep_server.model.node_api import ClaimState, LeakCount, Leaks, NodeFacts, Snapshot, SnapshotBases
+from boxkeep_server.node import adoption, refusals
 from boxkeep_server.node.adoption import Findings, Plan
+from boxkeep_server.node.bases import Bases
 from boxkeep_server.node.berths import CALM_S, Berths
 from boxkeep_server.node.checkpoints import Checkpoints
 from boxkeep_server.node.claims import Claims, Means
+from boxkeep_server.node.copies import Copies
 from boxkeep_server.node.crew import Crew
 from boxkeep_server.node.deaths import Deaths
 from boxkeep_server.node.files import Files
 from boxkeep_server.node.keys import Key
-from boxkeep_server.node.layer import Clock, Keeper, MachineFailed, Maker, Observer, Stock
+from boxkeep_server.node.layer import Clock, Keeper, MachineFailed, Maker, Observer, Stock, Unfit
 from boxkeep_server.node.ledger import Ledger
 from boxkeep_server.node.metrics import Metrics
 from boxkeep_server.node.pauses import Pauses
@@ -46,6 +48,7 @@ class World:
 
     maker: Maker
     keeper: Keeper
+    bases: Bases
     observer: Observer
     files: Files
     stock: Callable[[], Stock]
@@ -139,6 +142,8 @@ class Service:
             watch=self.deaths.watch,
             meters=self.metrics,
         )
+        self.bases = world.bases
+        self.copies = Copies(world.keeper, self.crew)
 
     def admits(self, taken: int) -> bool:
         """Whether this node takes another sandbox, `taken` slots being used."""
@@ -205,16 +210,31 @@ class Service:
         """Remove machines that belong to nobody, as a removal that failed leaves them; how many."""
         strays = [machine for machine in self._world.observer.found() if machine not in self.owned()]
         await self._each(strays, self._destroy)
-        pauses, checkpoints = await self._stray_halves()
-        return len(strays) + await self._world.keeper.clear(pauses) + await self.checkpoints.clear(checkpoints)
+        async with self.copies.sweeping:
+            pauses, checkpoints = await self._stray_halves()
+            halves = await self._world.keeper.clear(pauses) + await self.checkpoints.clear(checkpoints)
+        return len(strays) + halves
 
     async def discard(self, sandbox: str, through: int) -> int:
         """Remove every snapshot that a pause of a sandbox left up to that epoch; how many. May be repeated."""
+        await self.copies.stop(lambda name: (key := Key.named(name)) is not None and key.sandbox == sandbox)
         return await self._world.keeper.discard(sandbox, through)
 
     async def forget(self, checkpoint: str) -> bool:
         """Remove a checkpoint; whether there was one. May be repeated."""
+        await self.copies.stop(lambda name: name == checkpoint)
         return await self._world.keeper.forget(checkpoint)
+
+    def bases_of(self, name: str) -> SnapshotBases:
+        """What a snapshot is made over.
+
+        Raises:
+            Unfit: there is no whole one.
+        """
+        try:
+            return self._world.keeper.bases(name)
+        except Unfit as error:
+            raise refusals.Unfit(str(error)) from error
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         """Every snapshot."""
@@ -250,8 +270,8 @@ class Service:
 
     async def _stray_halves(self) -> tuple[list[str], list[str]]:
         """Halves that nobody brings to an end: of pauses of what is not bound any more, since one of what is bound may
-        be under way, now or at any moment; and of checkpoints that are not being taken."""
-        halves = await self._world.keeper.halves()
+        be under way, now or at any moment; and of checkpoints that are not being taken. What comes in is none."""
+        halves = self.copies.strays(await self._world.keeper.halves())
         keys = {name: key for name in halves if (key := Key.named(name)) is not None}
         pauses = [name for name, key in keys.items() if self._ledger.get(key) is None]
         return pauses, self.checkpoints.strays([name for name in halves if name not in keys])

@@ -148,7 +148,8 @@ class Snapshots:
         Raises:
             Damaged
         """
-        if not (self.disk(name) / "upper").is_dir():
+        disk = self.disk(name)
+        if not (disk.is_dir() and btrfs.is_subvolume(disk) and (disk / "upper").is_dir()):
             raise Damaged("its disk is gone")
         paths = sorted(self.memory(name).iterdir()) if manifest.memory else []
         if {path.name for path in paths} != set(manifest.memory):

@@ -1,6 +1,8 @@
 """The client of one node's API over its Unix socket, with the node's errors in the engine's words."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -10,6 +12,9 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from boxkeep_server.model.node_api import (
+    COPY_KEY_HEADER,
+    BaseHeld,
+    BaseKind,
     CheckpointWish,
     Claim,
     ClaimChange,
@@ -23,6 +28,7 @@ from boxkeep_server.model.node_api import (
     Refusal,
     Release,
     Snapshot,
+    SnapshotBases,
     Snapshots,
 )
 
@@ -30,7 +36,13 @@ CALL_S = 10.0
 CLAIM_S = 60.0
 RELEASE_S = 30.0
 PAUSE_S = 120.0
+BASE_S = 120.0
 WATCH_IDLE_S = 20.0
+_CHUNK = 1 << 20
+STALL_S = 300.0
+_UNLIMITED = aiohttp.ClientTimeout(total=None)
+_STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_read=STALL_S)
+_FAULTS = (aiohttp.ClientError, TimeoutError, OSError, ValidationError, orjson.JSONDecodeError)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -114,6 +126,31 @@ class NodeClient:
         """Remove a checkpoint."""
         return (await self._call("DELETE", f"/v1/checkpoints/{checkpoint}", Discarded, None, RELEASE_S)).count
 
+    async def bases_of(self, snapshot: str) -> SnapshotBases:
+        """What a snapshot is made over."""
+        return await self._call("GET", f"/v1/snapshots/{snapshot}/bases", SnapshotBases)
+
+    def copy(self, snapshot: str, key: bytes) -> AsyncGenerator[bytes, None]:
+        """A snapshot, encrypted; close it when done."""
+        return self._read(f"/v1/snapshots/{snapshot}/copy", {COPY_KEY_HEADER: key.hex()})
+
+    async def bring(self, snapshot: str, key: bytes, chunks: AsyncIterable[bytes]) -> Snapshot:
+        """Have the node take in a snapshot of which this is the copy."""
+        path = f"/v1/snapshots/{snapshot}/copy"
+        return await self._send(path, Snapshot, chunks, {COPY_KEY_HEADER: key.hex()})
+
+    async def hold_base(self, kind: BaseKind, digest: str) -> bool:
+        """Whether an image or a guest is on the node, ready for machines."""
+        return (await self._call("POST", f"/v1/bases/{kind}/{digest}", BaseHeld, None, BASE_S)).held
+
+    def base(self, kind: BaseKind, digest: str) -> AsyncGenerator[bytes, None]:
+        """An image or a guest; close it when done."""
+        return self._read(f"/v1/bases/{kind}/{digest}", {})
+
+    async def bring_base(self, kind: BaseKind, digest: str, chunks: AsyncIterable[bytes]) -> None:
+        """Have the node take in an image or a guest."""
+        await self._send(f"/v1/bases/{kind}/{digest}", BaseHeld, chunks, {})
+
     async def leaks(self) -> Leaks:
         """What belongs to nobody."""
         return await self._call("GET", "/v1/leaks", Leaks, None, RELEASE_S)
@@ -136,27 +173,83 @@ class NodeClient:
         self, method: str, path: str, answer: type[M], message: BaseModel | None = None, timeout_s: float = CALL_S
     ) -> M:
         body = None if message is None else message.model_dump_json(by_alias=True)
+        headers = {"Content-Type": "application/json"} if body else {}
+        return await self._ask(method, path, answer, body, headers, aiohttp.ClientTimeout(total=timeout_s))
+
+    async def _send(self, path: str, answer: type[M], chunks: AsyncIterable[bytes], headers: Mapping[str, str]) -> M:
+        """Send chunks; a node that takes none for `STALL_S`, or does not answer for as long after the last, is away."""
+        source = _Source(chunks)
+        try:
+            async with asyncio.timeout(STALL_S) as patience:
+                return await self._ask("PUT", path, answer, source.read(patience), headers, _UNLIMITED)
+        except TimeoutError as stalled:
+            raise NodeUnreachable(f"PUT {path}: nothing went on for {STALL_S:.0f} s") from stalled
+        except NodeUnreachable:
+            if source.fault is not None:
+                raise source.fault from None
+            raise
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        answer: type[M],
+        body: Any,
+        headers: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout,
+    ) -> M:
         try:
             async with self._open().request(
-                method,
-                f"http://node{path}",
-                data=body,
-                headers={"Content-Type": "application/json"} if body else None,
-                timeout=aiohttp.ClientTimeout(total=timeout_s),
+                method, f"http://node{path}", data=body, headers=headers, timeout=timeout
             ) as response:
                 raw = await response.read()
-            if response.status != 200:
-                refusal = Refusal.model_validate_json(raw)
-                raise NodeRefused(refusal.code, refusal.error)
+            _refuse(response.status, raw)
             return answer.model_validate_json(raw)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValidationError, orjson.JSONDecodeError) as error:
+        except _FAULTS as error:
             raise NodeUnreachable(f"{method} {path}: {error or type(error).__name__}") from error
+
+    async def _read(self, path: str, headers: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
+        """Raises:
+        NodeRefused, NodeUnreachable: at any chunk; what came until then is not the whole.
+        """
+        try:
+            async with self._open().get(f"http://node{path}", headers=headers, timeout=_STREAM_TIMEOUT) as response:
+                if response.status != HTTPStatus.OK:
+                    _refuse(response.status, await response.read())
+                async for chunk in response.content.iter_chunked(_CHUNK):
+                    yield chunk
+        except _FAULTS as error:
+            raise NodeUnreachable(f"GET {path}: {error or type(error).__name__}") from error
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector: Any = aiohttp.UnixConnector(path=str(self._socket), limit=64)
             self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
         return self._session
+
+
+class _Source:
+    """Passes chunks on, and remembers why there were no more of them: the client only says that its body broke."""
+
+    def __init__(self, chunks: AsyncIterable[bytes]) -> None:
+        self._chunks = chunks
+        self.fault: Exception | None = None
+
+    async def read(self, patience: asyncio.Timeout) -> AsyncIterator[bytes]:
+        clock = asyncio.get_running_loop().time
+        try:
+            async for chunk in self._chunks:
+                yield chunk
+                patience.reschedule(clock() + STALL_S)
+        except Exception as fault:
+            self.fault = fault
+            raise
+
+
+def _refuse(status: int, raw: bytes) -> None:
+    if status != HTTPStatus.OK:
+        refusal = Refusal.model_validate_json(raw)
+        raise NodeRefused(refusal.code, refusal.error)
 
 
 def _path(sandbox: str, epoch: int) -> str:

@@ -39,6 +39,11 @@ def steps_as_sql() -> str:
     return " OR ".join(["(previous IS NULL AND status = 'queued')", *legal])
 
 
+PAUSE_OWED: Final = sa.text("status = 'paused' AND (stored_epoch IS NULL OR stored_epoch <> kept_epoch)")
+"""Paused sandboxes whose snapshot has no whole copy in the store of blobs."""
+CHECKPOINT_OWED: Final = sa.text("state = 'whole' AND stored_at IS NULL")
+"""Checkpoints that have none."""
+
 plans = sa.Table(
     "plans",
     metadata,
@@ -116,6 +121,7 @@ sandboxes = sa.Table(
     sa.Column("lifecycle", sa.Text),
     _id("from_checkpoint"),
     _id("origin"),
+    sa.Column("stored_epoch", sa.Integer),
     sa.ForeignKeyConstraint(["organisation"], ["organisations.id"]),
     sa.CheckConstraint(_among("status", Status), name="status"),
     sa.CheckConstraint("status <> 'paused' OR kept_epoch IS NOT NULL", name="paused_is_kept"),
@@ -140,6 +146,7 @@ sandboxes = sa.Table(
         sqlite_where=sa.text("origin IS NOT NULL"),
         postgresql_where=sa.text("origin IS NOT NULL"),
     ),
+    sa.Index("ix_sandboxes_owed", "paused_at", sqlite_where=PAUSE_OWED, postgresql_where=PAUSE_OWED),
     sa.Index(
         "ix_sandboxes_over",
         "ended_at",
@@ -393,6 +400,7 @@ checkpoints = sa.Table(
     _ms("taken_at"),
     sa.Column("created_by", sa.String(64), nullable=False),
     sa.Column("fault", sa.String(16)),
+    _ms("stored_at"),
     sa.ForeignKeyConstraint(["organisation"], ["organisations.id"]),
     sa.CheckConstraint(_among("state", CheckpointState), name="state"),
     sa.CheckConstraint(
@@ -402,6 +410,7 @@ checkpoints = sa.Table(
     sa.CheckConstraint("(state = 'failed') = (fault IS NOT NULL)", name="failed_has_a_fault"),
     sa.Index("ix_checkpoints_listed", "organisation", "created_at", "id"),
     sa.Index("ix_checkpoints_of", "sandbox"),
+    sa.Index("ix_checkpoints_owed", "created_at", sqlite_where=CHECKPOINT_OWED, postgresql_where=CHECKPOINT_OWED),
     sa.Index(
         "ix_checkpoints_unsettled",
         "state",
@@ -411,3 +420,22 @@ checkpoints = sa.Table(
 )
 """What is kept of sandboxes beside their own lives, which it may outlive: no row of a sandbox is referred to. A row is
 there before anything on a node is, and goes before it: what no row names is nobody's."""
+
+copies = sa.Table(
+    "copies",
+    metadata,
+    sa.Column("name", sa.String(80), primary_key=True),
+    _id("organisation", nullable=False),
+    _id("sandbox", nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    _id("checkpoint"),
+    sa.Column("image", sa.String(64), nullable=False),
+    sa.Column("guest", sa.String(64)),
+    _ms("bytes"),
+    _ms("begun_at", nullable=False),
+    _ms("stored_at"),
+    sa.ForeignKeyConstraint(["organisation"], ["organisations.id"]),
+    sa.CheckConstraint("(stored_at IS NULL) = (bytes IS NULL)", name="stored_has_a_size"),
+)
+"""Copies of snapshots in the store of blobs. A row is there before its blob is and goes after it, so that no blob is
+nobody's; whether anybody wants it, sandboxes and checkpoints say."""

@@ -1,11 +1,13 @@
-"""Seals what must not be read from the database alone: AES-GCM under a key file that lies outside of it."""
+"""Seals what must not be read from the database alone, under a key file outside of it; and derives keys from that."""
 
 import os
 import secrets
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -36,6 +38,12 @@ class Seal:
             return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], about.encode())
         except (InvalidTag, ValueError) as error:
             raise SealBroken("What the store holds sealed cannot be opened with this key file") from error
+
+
+def derived(key: bytes, about: str) -> bytes:
+    """A key of `KEY_BYTES` for one purpose, made of another by HKDF-SHA256: the same each time, and none tells of the
+    others."""
+    return HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=None, info=about.encode()).derive(key)
 
 
 def key_file(path: Path) -> bytes:

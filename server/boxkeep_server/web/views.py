@@ -58,7 +58,7 @@ def whole(sandbox: Sandbox, active: bool, terminal_url: str | None, artifacts: K
         "humanHandoff": None,
         "artifacts": kept(artifacts),
         "pauseKeeps": sandbox.pause_keeps,
-        "pauseDurability": "node" if sandbox.status is Status.PAUSED else None,
+        "pauseDurability": _durability(sandbox.kept_in_store) if sandbox.status is Status.PAUSED else None,
         "pausedAt": sandbox.paused_at,
         "fromCheckpoint": sandbox.from_checkpoint,
         "lifecycle": {
@@ -157,9 +157,13 @@ def checkpoint(row: Checkpoint) -> dict[str, object]:
         "isolation": row.isolation,
         "bytes": row.bytes,
         "stoppedMs": row.stood_ms,
-        "durability": "node",
+        "durability": _durability(row.stored_at is not None),
         "createdAt": row.created_at,
     }
+
+
+def _durability(in_store: bool) -> str:
+    return "store" if in_store else "node"
 
 
 def kept(all_: Kept | None) -> dict[str, object] | None:

@@ -8,6 +8,8 @@ from typing import Any, Final
 import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from boxkeep_server.blobs.interface import BlobDamaged, BlobNotFound
+from boxkeep_server.control.copies import Copies
 from boxkeep_server.control.fleet import Fleet, isolation_facts
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile.crowd import Crowd
@@ -25,8 +27,9 @@ from boxkeep_server.engine.interface import (
 )
 from boxkeep_server.model.checkpoints import Checkpoint, CheckpointState
 from boxkeep_server.model.commands import Outcome
+from boxkeep_server.model.errors import TimedOut, Unavailable
 from boxkeep_server.model.events import EventType
-from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason, NetworkWish
+from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason, NetworkWish, pause_name
 from boxkeep_server.model.sandboxes import Reason, Sandbox
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import checkpoints, endings, sandboxes, selections
@@ -60,6 +63,7 @@ class Place:
         reacher: Reacher,
         seal: Seal,
         fleet: Fleet,
+        copies: Copies,
         *,
         no_room_wait_ms: int,
     ) -> None:
@@ -70,6 +74,8 @@ class Place:
         self._seal = seal
         self._fleet = fleet
         self._no_room_wait_ms = no_room_wait_ms
+        self._copies = copies
+        self._brought: set[tuple[str, int]] = set()
         self._in_doubt = False
         self._more = False
         self.crowd = Crowd(AT_ONCE, self._go_on)
@@ -83,6 +89,7 @@ class Place:
         async with self._database.reading() as connection:
             assigning = await selections.in_status(connection, Status.ASSIGNING)
             queued = await selections.in_turn(connection, Status.QUEUED, 2 * AT_ONCE)
+        self._brought &= {(one.id, one.epoch) for one in assigning}
         again = [one for one in assigning if one.id not in self.crowd]
         turns = [one for one in queued if one.id not in self.crowd]
         if self._in_doubt and (again or turns):
@@ -140,12 +147,33 @@ class Place:
         except Unsupported as error:
             await self._fail(placed, Reason.UNSUPPORTED, error)
         except SnapshotUnfit as error:
-            await self._fail(placed, Reason.SNAPSHOT_UNFIT, error)
+            await self._bring(placed, error)
         except (PlacementFailed, SealBroken) as error:
             await self._fail(placed, Reason.BOOT_FAILED, error)
         else:
             self._in_doubt = False
             await self._take(placed, node, claim)
+
+    async def _bring(self, sandbox: Sandbox, unfit: SnapshotUnfit) -> None:
+        """What the node lacks, or has damaged, it gets from the store, once; then the same is asked for again."""
+        body = (sandbox.id, sandbox.epoch)
+        snapshot = sandbox.origin or pause_name(sandbox.id, sandbox.kept_epoch or 0)
+        try:
+            if unfit.node is None or body in self._brought or not await self._copies.bring(snapshot, unfit.node):
+                await self._fail(sandbox, Reason.SNAPSHOT_UNFIT, unfit)
+                return
+        except (SnapshotUnfit, BlobNotFound, BlobDamaged) as error:
+            await self._fail(sandbox, Reason.SNAPSHOT_UNFIT, error)
+        except NoRoom as error:
+            await self._fail(sandbox, Reason.NO_SPACE, error)
+        except NodeAway as error:
+            await self._wait(sandbox, error)
+        except (Unavailable, TimedOut) as error:
+            if self._waited_too_long(sandbox):
+                await self._fail(sandbox, Reason.STORE_AWAY, error)
+        else:
+            self._brought.add(body)
+            self._steps.wake(PLACE)
 
     async def _wait(self, sandbox: Sandbox, error: NoRoom | NodeAway) -> None:
         """No room: back into the queue. Away or late: a machine may be bound, so the same epoch is asked again."""

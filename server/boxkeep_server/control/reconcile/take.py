@@ -5,7 +5,7 @@ from functools import partial
 from typing import Final
 
 from boxkeep_server.control.reconcile.crowd import Crowd
-from boxkeep_server.control.steps import SYSTEM, TAKE, Steps
+from boxkeep_server.control.steps import SYSTEM, TAKE, UPLOAD, Steps
 from boxkeep_server.engine.interface import Engine, MachineGone, NodeAway, NotPaused
 from boxkeep_server.model.checkpoints import Checkpoint, Fault
 from boxkeep_server.store import checkpoints
@@ -62,6 +62,7 @@ class Take:
             async with self._database.writing() as connection:
                 await checkpoints.taken(connection, wanted, snapshot, wanted.created_by or SYSTEM)
         self._steps.tell_of(wanted.sandbox)
+        self._steps.wake(UPLOAD)
 
 
 def _fault(error: NotPaused | MachineGone) -> Fault:
