@@ -1,11 +1,12 @@
 """A control plane without its HTTP side, over a given store and a fake engine, driven round by round."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 from boxkeep_server.blobs.interface import Blobs
+from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.copies import Copies
@@ -25,13 +26,25 @@ from boxkeep_server.control.reconcile.release import Release
 from boxkeep_server.control.reconcile.take import Take
 from boxkeep_server.control.reconcile.upload import Upload
 from boxkeep_server.control.reconcile.warn import Warn
+from boxkeep_server.control.salvage import Salvage
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.steps import Steps
 from boxkeep_server.guestwire import GuestPool
+from boxkeep_server.model.errors import NotReady
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal, derived
 from tests.blob_stores import MemoryBlobs
 from tests.engines import Clock, MemoryEngine
+
+
+class NobodyHome(Artifacts):
+    """Engines in memory have no guests that could be looked into."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def below(self, caller: Caller, sandbox_id: str) -> tuple[Sequence[str], Sequence[str]]:
+        raise NotReady
 
 
 class Rig:
@@ -57,7 +70,8 @@ class Rig:
         self.upload = Upload(database, steps, self.copies)
         self.place = Place(database, steps, engine, reacher, seal, self.fleet, self.copies, no_room_wait_ms=60_000)
         self.take = Take(database, steps, engine)
-        self.release = Release(database, steps, engine, reacher, self.take)
+        salvage = Salvage(database, steps, NobodyHome())
+        self.release = Release(database, steps, engine, reacher, self.take, salvage)
         self.pausing = Pausing(database, steps, self.sandboxes)
         self.checkpoints = Checkpoints(database, steps, self.changes, self.sandboxes, self.pausing)
         self.pause = Pause(database, steps, engine, reacher)
@@ -87,8 +101,10 @@ class Rig:
         )
         for one in works:
             await one.run_once()
-            for crowd in (self.take.crowd, self.pause.crowd, self.place.crowd, self.release.crowd):
+            for crowd in (self.take.crowd, self.pause.crowd, self.place.crowd, self.release.last_looks.crowd):
                 await crowd.settled()
+            await self.release.run_once()
+            await self.release.crowd.settled()
 
     async def caller(self, organisation: str = "one", plan: str = "unlimited") -> Caller:
         """A caller of an organisation on a plan."""

@@ -26,12 +26,12 @@ from boxkeep_server.control.copies import Copies
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.fleet import Fleet
 from boxkeep_server.control.idempotency import Idempotency
-from boxkeep_server.control.keys import Keys
+from boxkeep_server.control.keys import Caller, Keys
 from boxkeep_server.control.liveness import Liveness
 from boxkeep_server.control.pausing import Pausing
 from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.rates import Rates
-from boxkeep_server.control.reach import Reacher
+from boxkeep_server.control.reach import LastLook, Reacher
 from boxkeep_server.control.reconcile import runner
 from boxkeep_server.control.reconcile.collect import Collect
 from boxkeep_server.control.reconcile.crowd import Crowd
@@ -50,6 +50,7 @@ from boxkeep_server.control.reconcile.take import Take
 from boxkeep_server.control.reconcile.upload import Upload
 from boxkeep_server.control.reconcile.warn import Warn
 from boxkeep_server.control.record import Recorder
+from boxkeep_server.control.salvage import Salvage
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.steps import ANY, DISCARD, EXTEND, OBSERVE, PAUSE, PLACE, RELEASE, TAKE, UPLOAD, Steps
@@ -61,10 +62,11 @@ from boxkeep_server.engine.gone import GoneEngine
 from boxkeep_server.engine.interface import Engine, EngineError
 from boxkeep_server.engine.local import LocalEngine
 from boxkeep_server.guestwire import GuestPool
-from boxkeep_server.model.errors import TimedOut, Unavailable
+from boxkeep_server.model.errors import NotReady, TimedOut, Unavailable
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import ClaimState
-from boxkeep_server.model.sandboxes import Reason
+from boxkeep_server.model.sandboxes import Reason, Sandbox
+from boxkeep_server.model.statuses import Status
 from boxkeep_server.nodes.client import NodeClient
 from boxkeep_server.outbound.addresses import Reach
 from boxkeep_server.outbound.post import Lookup, Poster
@@ -108,7 +110,7 @@ class Control:
     engine: Engine
     recorder: Recorder
     settler: Settler
-    liveness: Liveness
+    livenesses: Sequence[Liveness]
 
     async def run(self) -> None:
         """Bring about what is wanted, for ever."""
@@ -116,8 +118,10 @@ class Control:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(runner.run(self.rounds, self.changes))
                 tasks.create_task(self._watch())
-                for part in (self.recorder, self.settler, self.liveness):
-                    tasks.create_task(part.run())
+                tasks.create_task(self.recorder.run())
+                tasks.create_task(self.settler.run())
+                for liveness in self.livenesses:
+                    tasks.create_task(liveness.run())
         finally:
             await self.close()
 
@@ -159,7 +163,6 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     no_room_wait_ms = settings.control.no_room_wait_ms
     place = Place(database, steps, engine, reacher, seal, fleet, copies, no_room_wait_ms=no_room_wait_ms)
     take = Take(database, steps, engine)
-    release = Release(database, steps, engine, reacher, take)
     reach = Reach(map(str, settings.control.webhook_networks))
     poster = Poster(reach, Lookup(), ssl.create_default_context())
     deliver = Deliver(database, steps, seal, poster, random.random)
@@ -173,6 +176,11 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     visits = Visits(reacher, guests, liveness, now_ms, pausing.awake)
     recorder = Recorder(rows.write)
     files = Files(visits, recorder, now_ms)
+    last_liveness = Liveness(sandboxes.states, partial(_any_change, changes), status=Status.ENDING)
+    last_visits = Visits(LastLook(reacher), guests, last_liveness, now_ms, _never)
+    last_files = Files(last_visits, recorder, now_ms)
+    salvage = Salvage(database, steps, Artifacts(database, steps, sandboxes, last_files, blobs))
+    release = Release(database, steps, engine, reacher, take, salvage)
     settler = Settler(visits=visits, rows=rows, recorder=recorder, oom_kills=reacher.oom_kills, now_ms=now_ms)
     warn = Warn(database, steps)
     expire = Expire(database, steps, pausing, warn, at_hours_limit=settings.control.at_hours_limit)
@@ -225,12 +233,20 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         sandboxes=sandboxes,
         rounds=rounds,
         changes=changes,
-        crowds=(place.crowd, pause.crowd, take.crowd, upload.crowd, release.crowd, deliver.crowd),
+        crowds=(
+            place.crowd,
+            pause.crowd,
+            take.crowd,
+            upload.crowd,
+            release.last_looks.crowd,
+            release.crowd,
+            deliver.crowd,
+        ),
         copies=copies,
         engine=engine,
         recorder=recorder,
         settler=settler,
-        liveness=liveness,
+        livenesses=(liveness, last_liveness),
     )
 
 
@@ -257,6 +273,11 @@ def blobs_of(settings: Settings) -> Blobs:
             wished.timeout_s,
         )
     )
+
+
+async def _never(_caller: Caller, _sandbox: Sandbox) -> Sandbox:
+    """Nothing wakes what is ending."""
+    raise NotReady
 
 
 async def _any_change(changes: Changes) -> None:

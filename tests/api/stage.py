@@ -23,10 +23,11 @@ from boxkeep_server.control.liveness import Liveness
 from boxkeep_server.control.pausing import Pausing
 from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.rates import Rates
-from boxkeep_server.control.reach import Reacher
+from boxkeep_server.control.reach import LastLook, Reacher
 from boxkeep_server.control.reconcile.release import Release
 from boxkeep_server.control.reconcile.take import Take
 from boxkeep_server.control.record import Recorder
+from boxkeep_server.control.salvage import Salvage
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.steps import ANY, RELEASE, Steps
@@ -63,6 +64,10 @@ class Clock:
 
     def __call__(self) -> int:
         return int(time.time() * 1000) + self.ahead_ms
+
+
+LAST_LOOK_S = 3.0
+"""How long the end of a sandbox of the stage may be held up."""
 
 
 class HandPlayedNode:
@@ -106,8 +111,8 @@ class LooseReacher(Reacher):
         super().__init__(*parts)
         self.guests: dict[str, GuestAddress] = {}
 
-    async def address(self, sandbox: Sandbox) -> GuestAddress:
-        await super().address(sandbox)
+    async def _address(self, sandbox: Sandbox) -> GuestAddress:
+        await super()._address(sandbox)
         return self.guests[sandbox.id]
 
 
@@ -115,8 +120,15 @@ class Stage:
     """Everything together."""
 
     def __init__(
-        self, database: Database, pool: GuestPool, blobs: Blobs, rates: dict[CallKind, Rate] | None = None
+        self,
+        database: Database,
+        pool: GuestPool,
+        blobs: Blobs,
+        folder: Path,
+        rates: dict[CallKind, Rate] | None = None,
     ) -> None:
+        self.folder = folder
+        self._held = False
         self.database = database
         self.blobs = blobs
         self.clock = Clock()
@@ -141,9 +153,19 @@ class Stage:
             now_ms=self.clock,
         )
         take = Take(database, self.steps, self.node)  # type: ignore[arg-type]
-        self._release = Release(database, self.steps, self.node, self.reacher, take)  # type: ignore[arg-type]
-        self._running = (self.recorder.run, self.settler.run, liveness.run, self._releasing)
         files = Files(visits, self.recorder, self.clock)
+        ending = Liveness(self.sandboxes.states, self._changed, status=Status.ENDING)
+        last_files = Files(
+            Visits(LastLook(self.reacher), pool, ending, self.clock, self.pausing.awake), self.recorder, self.clock
+        )
+        self.salvage = Salvage(
+            database,
+            self.steps,
+            Artifacts(database, self.steps, self.sandboxes, last_files, blobs, folder=str(folder)),
+            within_s=LAST_LOOK_S,
+        )
+        self._release = Release(database, self.steps, self.node, self.reacher, take, self.salvage)  # type: ignore[arg-type]
+        self._running = (self.recorder.run, self.settler.run, liveness.run, ending.run, self._releasing)
         self.parts = Parts(
             keys=self.keys,
             rates=Rates(time.monotonic, limited=rates is not None, rates=rates or RATES),
@@ -171,10 +193,20 @@ class Stage:
         with self.changes.listen(ANY) as ear:
             await ear.heard(1.0)
 
+    def hold(self) -> None:
+        """Release nothing until `let_go`."""
+        self._held = True
+
+    def let_go(self) -> None:
+        """Release again."""
+        self._held = False
+        self.steps.wake(RELEASE)
+
     async def _releasing(self) -> None:
         with self.changes.listen(RELEASE) as ear:
             while True:
-                await self._release.run_once()
+                if not self._held:
+                    await self._release.run_once()
                 await ear.heard(0.5)
 
     @asynccontextmanager
@@ -187,6 +219,7 @@ class Stage:
             for task in tasks:
                 task.cancel()
             ended = await asyncio.gather(*tasks, return_exceptions=True)
+            await self._release.last_looks.crowd.close()
             await self._release.crowd.close()
             assert [error for error in ended if not isinstance(error, asyncio.CancelledError)] == []
 
@@ -241,7 +274,9 @@ async def staged(directory: Path, pool: GuestPool, **options: Any) -> AsyncItera
     """A stage with a store of its own, running."""
     database = await Database.open(f"sqlite+aiosqlite:///{directory / 'store.sqlite3'}")
     try:
-        async with Stage(database, pool, LocalBlobs(directory / "blobs"), **options).running() as stage:
+        async with Stage(
+            database, pool, LocalBlobs(directory / "blobs"), directory / "artifacts", **options
+        ).running() as stage:
             yield stage
     finally:
         await database.close()

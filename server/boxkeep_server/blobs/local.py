@@ -66,7 +66,8 @@ class LocalBlobs:
             finally:
                 await asyncio.to_thread(file.close)
         finally:
-            aside.unlink(missing_ok=True)
+            with _translated():
+                aside.unlink(missing_ok=True)
         return digest.written
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:

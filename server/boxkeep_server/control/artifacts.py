@@ -91,6 +91,7 @@ class Artifacts:
         key: str | None = None,
         content_type: str | None = None,
         artifact_id: str | None = None,
+        within_s: float = PUBLISH_WITHIN_S,
     ) -> Artifact:
         """Publish a file of a ready sandbox, in place of what was published under its key; what is there already under
         `artifact_id`, or with the same bytes and type, stays as it is.
@@ -107,12 +108,16 @@ class Artifacts:
         sandbox = await self._sandboxes.get(caller, sandbox_id)
         named = place.name.decode("utf-8", "surrogateescape") if key is None else key
         full = whole_key(named, prefix_of(sandbox.capabilities))
-        reading = await self._files.read(caller, sandbox_id, place)
-        async with aclosing(reading.chunks):
-            await self._check_room(caller, sandbox_id, full, reading.length)
-            new_one = artifact_id or self._draw_id()
-            blob = Artifact(new_one, caller.organisation, sandbox_id, full, 0, "", "", 0).blob
-            written = await self._copy(blob, reading)
+        new_one = artifact_id or self._draw_id()
+        blob = Artifact(new_one, caller.organisation, sandbox_id, full, 0, "", "", 0).blob
+        try:
+            async with asyncio.timeout(within_s):
+                reading = await self._files.read(caller, sandbox_id, place)
+                async with aclosing(reading.chunks):
+                    await self._check_room(caller, sandbox_id, full, reading.length)
+                    written = await self._copy(blob, reading)
+        except TimeoutError as late:
+            raise TimedOut(f"The file was not stored within {within_s:.0f} s") from late
         new = Artifact(
             id=new_one,
             organisation=caller.organisation,
@@ -133,11 +138,7 @@ class Artifacts:
         return made if made is not None and made.organisation == caller.organisation else None
 
     async def _copy(self, blob: str, reading: Reading) -> Written:
-        try:
-            async with asyncio.timeout(PUBLISH_WITHIN_S):
-                written = await self._blobs.put(blob, reading.chunks)
-        except TimeoutError as late:
-            raise TimedOut(f"The file was not stored within {PUBLISH_WITHIN_S} s") from late
+        written = await self._blobs.put(blob, reading.chunks)
         if written.size != reading.length:
             await self._blobs.delete(blob)
             raise SandboxFault("The file became shorter while it was read")
@@ -179,11 +180,18 @@ class Artifacts:
             TooLarge: there are more than `MOST_AT_ONCE` files, or they lie too deep; nothing was published.
             LimitReached: the plan's storage is used up; what was published before stays.
         """
-        found, skipped = await self._below(caller, sandbox_id)
-        items = [await self.publish(caller, sandbox_id, Place(path=f"{self._folder}/{key}"), key=key) for key in found]
+        found, skipped = await self.below(caller, sandbox_id)
+        items = [await self.publish_key(caller, sandbox_id, key) for key in found]
         return Published(items, skipped)
 
-    async def _below(self, caller: Caller, sandbox_id: str) -> tuple[Sequence[str], Sequence[str]]:
+    async def publish_key(
+        self, caller: Caller, sandbox_id: str, key: str, within_s: float = PUBLISH_WITHIN_S
+    ) -> Artifact:
+        """Publish the file of the folder that has this key. Raises as `publish`."""
+        return await self.publish(caller, sandbox_id, Place(path=f"{self._folder}/{key}"), key=key, within_s=within_s)
+
+    async def below(self, caller: Caller, sandbox_id: str) -> tuple[Sequence[str], Sequence[str]]:
+        """The keys of the files in the folder, and of what else lies there. Raises as `publish_folder`."""
         await self._sandboxes.get(caller, sandbox_id)
         found: list[str] = []
         skipped: list[str] = []

@@ -21,6 +21,7 @@ class Liveness:
 
     `states` reads status and epoch of sandboxes from the store, leaving out those that are not there; `changed` returns
     when any sandbox may have changed, and may be late or silent: everything is read again every second anyway.
+    `status` is the one that sandboxes have to be in, ready but for those that look into what is ending.
     """
 
     def __init__(
@@ -28,10 +29,12 @@ class Liveness:
         states: Callable[[Collection[str]], Awaitable[States]],
         changed: Callable[[], Awaitable[object]],
         poll_s: float = POLL_S,
+        status: Status = Status.READY,
     ) -> None:
         self._states = states
         self._changed = changed
         self._poll_s = poll_s
+        self._status = status
         self._waits: dict[tuple[str, int], set[asyncio.Timeout]] = {}
 
     @asynccontextmanager
@@ -75,7 +78,7 @@ class Liveness:
         if not keys:
             return 0
         states = await self._states({sandbox for sandbox, _ in keys})
-        gone = [key for key in keys if states.get(key[0]) != (Status.READY, key[1])]
+        gone = [key for key in keys if states.get(key[0]) != (self._status, key[1])]
         for key in gone:
             self._cut(key)
         return len(gone)

@@ -7,7 +7,7 @@ from boxkeep_server.model.sandboxes import Sandbox
 
 
 class Ways(Protocol):
-    """How control finds sandboxes, and the guests of those that are ready."""
+    """How control finds sandboxes, and the guests of those that are in the right state: ready, for almost all."""
 
     async def sandbox(self, organisation: str, sandbox_id: str) -> Sandbox:
         """A sandbox of an organisation. Raises `SandboxNotFound`."""
@@ -15,5 +15,8 @@ class Ways(Protocol):
     async def state(self, sandbox_id: str) -> Sandbox | None:
         """A sandbox, whoever it belongs to."""
 
+    def enters(self, sandbox: Sandbox) -> bool:
+        """Whether these ways lead into a sandbox in its present state."""
+
     async def address(self, sandbox: Sandbox) -> GuestAddress:
-        """Where the guest of a ready sandbox is. Raises `NotReady`."""
+        """Where the guest of a sandbox is that these ways lead into. Raises `NotReady`."""

@@ -6,11 +6,35 @@ from boxkeep_server.guestwire import GuestAddress, GuestPool
 from boxkeep_server.model.errors import NotReady, Unavailable
 from boxkeep_server.model.node_api import Claim, ClaimState
 from boxkeep_server.model.sandboxes import Sandbox
+from boxkeep_server.model.statuses import Status
 
 
 def address_of(claim: Claim) -> GuestAddress:
     """The way to the guest of a claimed machine."""
     return GuestAddress(claim.address, claim.port, claim.machine, claim.epoch, bytes.fromhex(claim.secret))
+
+
+class LastLook:
+    """The ways into sandboxes that are ending, whose machine lives yet. They are for our own purposes."""
+
+    def __init__(self, reacher: "Reacher") -> None:
+        self._reacher = reacher
+
+    async def sandbox(self, organisation: str, sandbox_id: str) -> Sandbox:
+        """See `Ways.sandbox`."""
+        return await self._reacher.sandbox(organisation, sandbox_id)
+
+    async def state(self, sandbox_id: str) -> Sandbox | None:
+        """See `Ways.state`."""
+        return await self._reacher.state(sandbox_id)
+
+    def enters(self, sandbox: Sandbox) -> bool:
+        """See `Ways.enters`."""
+        return sandbox.status is Status.ENDING
+
+    async def address(self, sandbox: Sandbox) -> GuestAddress:
+        """See `Ways.address`."""
+        return await self._reacher.last_address(sandbox)
 
 
 class Reacher:
@@ -44,6 +68,16 @@ class Reacher:
         """A sandbox, whoever it belongs to."""
         return await self._sandboxes.state(sandbox_id)
 
+    def enters(self, sandbox: Sandbox) -> bool:
+        """See `Ways.enters`."""
+        return sandbox.running
+
+    async def last_address(self, sandbox: Sandbox) -> GuestAddress:
+        """Where the guest of an ending sandbox is. Raises as `address`."""
+        if sandbox.status is not Status.ENDING:
+            raise NotReady
+        return await self._address(sandbox)
+
     async def address(self, sandbox: Sandbox) -> GuestAddress:
         """Where the guest of a ready sandbox is.
 
@@ -51,7 +85,12 @@ class Reacher:
             NotReady: it is not ready, or its machine is gone.
             Unavailable: its node is away.
         """
-        if not sandbox.running or sandbox.node is None:
+        if not sandbox.running:
+            raise NotReady
+        return await self._address(sandbox)
+
+    async def _address(self, sandbox: Sandbox) -> GuestAddress:
+        if sandbox.node is None:
             raise NotReady
         known = self._known.get((sandbox.id, sandbox.epoch))
         if known is not None:

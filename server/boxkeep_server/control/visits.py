@@ -237,7 +237,7 @@ class Visits:
             SandboxNotFound, NotReady: there is none for this caller, or it takes no calls now.
         """
         sandbox = await self.owned(caller, sandbox_id)
-        if not sandbox.running:
+        if not self._ways.enters(sandbox):
             sandbox = await self._awake(caller, sandbox)
         if sandbox.lifecycle.idle_pause_ms is not None:
             self._used_at[sandbox.id] = self._now_ms()
@@ -270,6 +270,6 @@ class Visits:
         return await self._ways.state(sandbox_id)
 
     async def _into(self, sandbox: Sandbox) -> Visit:
-        if not sandbox.running:
+        if not self._ways.enters(sandbox):
             raise NotReady
         return Visit(sandbox, await self._ways.address(sandbox), self._pool, self._liveness)

@@ -21,6 +21,7 @@ class EventType(StrEnum):
     ENDED = "sandbox.ended"
     FAILED = "sandbox.failed"
     ARTIFACTS_UPDATED = "sandbox.artifacts.updated"
+    ARTIFACTS_MISSED = "sandbox.artifacts.missed"
     CHECKPOINT_CREATED = "sandbox.checkpoint.created"
     CHECKPOINT_RESTORED = "sandbox.checkpoint.restored"
     CHECKPOINT_DELETED = "sandbox.checkpoint.deleted"

@@ -81,6 +81,12 @@ async def lock_organisation(connection: AsyncConnection, organisation: str) -> P
     return _plan((await connection.execute(_LOCK, {"of": organisation})).one())
 
 
+async def plan_of(connection: AsyncConnection, organisation: str) -> Plan:
+    """The plan of an organisation, as it is at the moment."""
+    query = sa.select(plans).join(organisations, organisations.c.plan == plans.c.name)
+    return _plan((await connection.execute(query.where(organisations.c.id == organisation))).one())
+
+
 async def organisation_named(connection: AsyncConnection, name: str) -> Organisation | None:
     """An organisation by its name."""
     row = (await connection.execute(sa.select(organisations).where(organisations.c.name == name))).one_or_none()

@@ -13,7 +13,9 @@ from boxkeep_server.control.checkpoints import wanted_of
 from boxkeep_server.control.launches import outcome_under
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile.crowd import Crowd
+from boxkeep_server.control.reconcile.last_looks import LastLooks
 from boxkeep_server.control.reconcile.take import Take
+from boxkeep_server.control.salvage import Salvage
 from boxkeep_server.control.steps import RELEASE, SYSTEM, Steps
 from boxkeep_server.engine.interface import Engine, EngineError
 from boxkeep_server.model.checkpoints import LAST, CheckpointState, may_have
@@ -32,8 +34,11 @@ _log = logging.getLogger(__name__)
 class Release:
     """Frees machines, keeps the last words of unfinished commands, erases the environment, writes `ended`."""
 
-    def __init__(self, database: Database, steps: Steps, engine: Engine, reacher: Reacher, take: Take) -> None:
+    def __init__(
+        self, database: Database, steps: Steps, engine: Engine, reacher: Reacher, take: Take, salvage: Salvage
+    ) -> None:
         self._take = take
+        self.last_looks = LastLooks(salvage, lambda: steps.wake(RELEASE))
         self._database = database
         self._steps = steps
         self._engine = engine
@@ -49,8 +54,9 @@ class Release:
     async def run_once(self) -> int:
         """Start releasing what is not released; how many were started."""
         async with self._database.reading() as connection:
-            waiting = await selections.unreleased(connection, 2 * AT_ONCE + len(self._held_up))
-        idle = [one for one in waiting if one.id not in self.crowd]
+            known = len(self._held_up) + len(self.last_looks)
+            waiting = await selections.unreleased(connection, 2 * AT_ONCE + known)
+        idle = [one for one in waiting if one.id not in self.crowd and self.last_looks.over(one)]
         # Those that were held up come last and wake nobody: a node that refuses one must not hold up the others.
         fresh = [one for one in idle if one.id not in self._held_up]
         late = [one for one in idle if one.id in self._held_up]
@@ -69,6 +75,7 @@ class Release:
                 self._hold_up(sandbox, error)
                 return
         self._held_up.discard(sandbox.id)
+        self.last_looks.forget(sandbox)
         self._reacher.forget(sandbox.id, sandbox.epoch)
         async with self._database.writing() as connection:
             over = await self._over(connection, sandbox, remains)
