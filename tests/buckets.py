@@ -12,13 +12,14 @@ from moto.server import ThreadedMotoServer
 from tests.services import free_port
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bucket:
     """Where a bucket is, and a client that sees what is in it."""
 
     name: str
     endpoint: str
     client: Any
+    server: ThreadedMotoServer
 
     @property
     def settings(self) -> dict[str, str]:
@@ -30,6 +31,17 @@ class Bucket:
             "BOXKEEP_BLOBS__ACCESS_KEY_ID": "key",
             "BOXKEEP_BLOBS__SECRET_ACCESS_KEY": "secret",
         }
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Within it nobody answers where the bucket is; afterwards it has what it had."""
+        host, port = self.server.get_host_and_port()
+        self.server.stop()
+        try:
+            yield
+        finally:
+            self.server = ThreadedMotoServer(host, port)
+            self.server.start()
 
     def all_keys(self) -> list[str]:
         """The keys of all objects."""
@@ -62,6 +74,8 @@ def bucket(name: str) -> Iterator[Bucket]:
             aws_secret_access_key="secret",
         )
         client.create_bucket(Bucket=name)
-        yield Bucket(name, endpoint, client)
+        made = Bucket(name, endpoint, client, server)
+        yield made
+        server = made.server
     finally:
         server.stop()

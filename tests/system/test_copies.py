@@ -1,9 +1,11 @@
 """Snapshots in a bucket, by the running service: they outlive all that the node had."""
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.buckets import Bucket, bucket
@@ -139,3 +141,38 @@ def test_kills_while_it_is_copied_lose_and_leave_nothing(apart: Service, kept: B
         api.delete(box.id)
     eventually("the bucket to be tidy", lambda: not copied(kept), 60, 0.5)
     apart.wait_clean()
+
+
+def test_artifacts_are_in_the_bucket_and_a_bucket_that_is_away_is_told(apart: Service, kept: Bucket) -> None:
+    api = apart.api("publishers")
+    box = api.ready(runtime="base", isolation="runc")
+    box.run("mkdir -p /workspace/artifacts; head -c 20000000 /dev/urandom > /workspace/artifacts/large")
+    digest = box.run("sha256sum /workspace/artifacts/large").split()[0]
+    api.delete(box.id)
+    eventually("it to have ended", lambda: api.get(box.id)["status"] == "ended", 30)
+    query = {"id": box.id, "key": "large"}
+    url = api.call("GET", "/artifacts/url", params=query)["url"]
+    with httpx.Client() as anyone:
+        assert hashlib.sha256(anyone.get(url).content).hexdigest() == digest
+        part = anyone.get(url, headers={"Range": "bytes=8388600-8388615"})
+        (key,) = [key for key in kept.all_keys() if box.id in key]
+        whole = kept.read(key)
+        assert (part.status_code, part.content) == (206, whole[8388600:8388616])
+        kept.write(key, whole[:5_000_000] + bytes([whole[5_000_000] ^ 1]) + whole[5_000_001:])
+        with pytest.raises(httpx.RemoteProtocolError):
+            anyone.get(url)
+        kept.write(key, whole)
+        with kept.away():
+            assert anyone.get(url).status_code in (503, 504)
+            other = api.ready(runtime="base", isolation="runc")
+            other.run("mkdir -p /workspace/artifacts; echo x > /workspace/artifacts/x")
+            refused = api.ask("POST", "/artifacts", json={"id": other.id})
+            assert refused.status_code in (503, 504), refused.text
+            api.delete(other.id)
+            eventually("it to have ended", lambda: api.get(other.id)["status"] == "ended", 60)
+            timeline = api.call("GET", "/timeline", params={"id": other.id})["items"]
+            (missed,) = [one["data"] for one in timeline if one["type"] == "sandbox.artifacts.missed"]
+            assert missed["keys"] == ["x"]
+        assert hashlib.sha256(anyone.get(url).content).hexdigest() == digest
+    api.call("DELETE", "/artifacts", params=query)
+    assert not [key for key in kept.all_keys() if box.id in key]
