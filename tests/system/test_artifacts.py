@@ -47,9 +47,7 @@ def test_what_lies_in_the_folder_is_published_at_the_end(api: Api, isolation: st
 def test_kills_while_it_ends_publish_everything_once(service: Service, api: Api) -> None:
     boxes = [api.ready(runtime="base", isolation="runc") for _ in range(3)]
     for box in boxes:
-        box.run(
-            "mkdir -p /workspace/artifacts; cd /workspace/artifacts; head -c 9M /dev/urandom | tee 1 2 > 3"
-        )
+        box.run("mkdir -p /workspace/artifacts; cd /workspace/artifacts; head -c 9M /dev/urandom | tee 1 2 > 3")
     for box, killed in zip(boxes, (("serve",), ("node", "serve"), ("serve",)), strict=True):
         api.delete(box.id)
         service.restart(*killed)

@@ -8,8 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
+from boxkeep_server.node.images import archive_of, current
 from tests.buckets import Bucket, bucket
 from tests.clients import Api, Sandbox, eventually
+from tests.ingredients import images
 from tests.services import Service, running_service
 
 SECRET = "a-word-that-nobody-may-read"
@@ -24,9 +26,14 @@ def kept() -> Iterator[Bucket]:
 
 
 @pytest.fixture(scope="module")
-def apart(kept: Bucket) -> Iterator[Service]:
-    """A service that keeps its blobs in the bucket."""
-    with running_service(kept.settings, beside="s") as running:
+def apart(kept: Bucket, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that keeps its blobs in the bucket, and has one image."""
+    place = tmp_path_factory.mktemp("images")
+    digest = current(images())["base"]
+    shutil.copyfile(archive_of(images(), digest), archive_of(place, digest))
+    shutil.copyfile(images() / "base.json", place / "base.json")
+    settings = {"BOXKEEP_NODE__IMAGES": str(place)}
+    with running_service({**kept.settings, **settings}, beside="s") as running:
         yield running
 
 

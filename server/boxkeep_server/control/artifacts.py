@@ -32,8 +32,9 @@ from boxkeep_server.model.errors import (
     TimedOut,
     TooLarge,
 )
-from boxkeep_server.model.ids import new_id
+from boxkeep_server.model.ids import is_id, new_id
 from boxkeep_server.model.plans import Plan
+from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.store import artifacts, organisations, storage
 from boxkeep_server.store.database import Database
 
@@ -249,10 +250,19 @@ class Artifacts:
         items = found[:limit]
         return ArtifactPage(items, items[-1].key if len(found) > limit else None)
 
-    async def kept(self, sandbox_id: str) -> Kept | None:
-        """What there is of a sandbox's artifacts."""
+    async def with_sandbox(self, organisation: str, sandbox_id: str) -> tuple[Sandbox, Kept | None]:
+        """A sandbox of an organisation, and what there is of its artifacts.
+
+        Raises:
+            SandboxNotFound: there is none, or it is another's.
+        """
+        if not is_id(sandbox_id):
+            raise SandboxNotFound
         async with self._database.reading() as connection:
-            return await artifacts.kept(connection, sandbox_id)
+            found = await artifacts.with_sandbox(connection, sandbox_id)
+        if found is None or found[0].organisation != organisation:
+            raise SandboxNotFound
+        return found
 
     async def read(self, artifact: Artifact, offset: int = 0, length: int | None = None) -> AsyncGenerator[bytes, None]:
         """A part of an artifact, by default all, which then is checked at its end. Close it when done.

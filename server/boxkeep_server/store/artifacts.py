@@ -7,14 +7,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.artifacts import Artifact, Kept
 from boxkeep_server.model.events import EventType
+from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.store import sandboxes
 from boxkeep_server.store.schema import artifacts
+from boxkeep_server.store.schema import sandboxes as sandboxes_table
 
 _C = artifacts.c
 RECORD = [_C[name] for name in Artifact.__slots__]
 _ONE = sa.select(*RECORD).where(_C.id == sa.bindparam("of"))
 _KEPT = sa.select(sa.func.count(_C.id), sa.func.sum(_C.size), sa.func.max(_C.created_at)).where(
     _C.sandbox == sa.bindparam("of")
+)
+_SUMS = _KEPT.subquery()  # one row, whatever there is
+_WITH_SANDBOX = (
+    sa.select(*sandboxes.RECORD, *_SUMS.c).join(_SUMS, sa.true()).where(sandboxes_table.c.id == sa.bindparam("of"))
 )
 
 
@@ -45,6 +51,15 @@ async def kept(connection: AsyncConnection, sandbox: str) -> Kept | None:
     """What there is of a sandbox's artifacts, None where there is nothing."""
     count, size, updated_at = (await connection.execute(_KEPT, {"of": sandbox})).one()
     return Kept(count, int(size), updated_at) if count else None
+
+
+async def with_sandbox(connection: AsyncConnection, sandbox: str) -> tuple[Sandbox, Kept | None] | None:
+    """A sandbox, whoever it belongs to, and what there is of its artifacts, in one statement; None if there is none."""
+    row = (await connection.execute(_WITH_SANDBOX, {"of": sandbox})).one_or_none()
+    if row is None:
+        return None
+    count, size, updated_at = row[-3:]
+    return sandboxes.record(row), Kept(count, int(size), updated_at) if count else None
 
 
 async def put(connection: AsyncConnection, new: Artifact, before: Artifact | None, actor: str) -> None:

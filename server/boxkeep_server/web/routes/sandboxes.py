@@ -124,15 +124,11 @@ async def read(call: Call, query: ReadQuery, _: Nothing) -> Response:
 
 
 async def _read_one(call: Call, sandbox_id: str) -> Response:
-    sandbox = await call.parts.sandboxes.get(call.caller, sandbox_id)
-    return json_response(await _whole(call, sandbox))
-
-
-async def _whole(call: Call, sandbox: Sandbox) -> dict[str, object]:
+    sandbox, kept = await call.parts.artifacts.with_sandbox(call.caller.organisation, sandbox_id)
     url = None
     if sandbox.running and permits(call.caller.scopes, Scope.EXEC):
         url = terminal_url(call.parts, call.caller, sandbox.id, new_terminal_id(call.parts, sandbox.id)).url
-    return whole(sandbox, call.parts.commands.active(sandbox.id), url, await call.parts.artifacts.kept(sandbox.id))
+    return json_response(whole(sandbox, call.parts.commands.active(sandbox.id), url, kept))
 
 
 async def end(call: Call, query: DeleteQuery, body: DeleteBody) -> Response:
@@ -150,7 +146,7 @@ async def change(call: Call, _: Nothing, body: PatchBody) -> Response:
     """Change what may be changed of a sandbox."""
     given = {name: getattr(body, name) for name in body.model_fields_set if name != "id"}
     sandbox = await call.parts.sandboxes.patch(call.caller, body.id, **given)
-    return json_response(await _whole(call, sandbox))
+    return await _read_one(call, sandbox.id)
 
 
 async def pause(call: Call, query: PauseQuery, body: IdBody) -> Response:
