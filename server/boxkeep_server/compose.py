@@ -34,6 +34,7 @@ from boxkeep_server.control.rates import Rates
 from boxkeep_server.control.reach import LastLook, Reacher
 from boxkeep_server.control.reconcile import runner
 from boxkeep_server.control.reconcile.collect import Collect
+from boxkeep_server.control.reconcile.count import Count
 from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.reconcile.deliver import Deliver
 from boxkeep_server.control.reconcile.discard import Discard
@@ -77,6 +78,7 @@ from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal, derived, key_file
 from boxkeep_server.web.app import build
 from boxkeep_server.web.heads import BoundedHeads
+from boxkeep_server.web.metrics import Metrics
 from boxkeep_server.web.parts import Parts
 from boxkeep_server.web.tokens import Tokens
 
@@ -192,6 +194,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         used_at=visits.used_at,
     )
     retire = Retire(database, steps, blobs, kept_ms=settings.blobs.artifacts_kept_days * 24 * HOUR_MS)
+    metrics = Metrics()
     rounds = (
         Round("place", place.run_once, 0.5, (PLACE,)),
         Round("release", release.run_once, 1.0, (RELEASE,)),
@@ -208,6 +211,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         Round("deliver", deliver.run_once, 0.25, (DELIVER,)),
         Round("retire", retire.run_once, 60.0),
         Round("sweep", retire.sweep, HOUR_MS / 1000),
+        Round("count", Count(engine, metrics.leaked).run_once, 30.0),
         Round("collect", Collect(database, steps, **keeping).run_once, 60.0),
     )
     parts = Parts(
@@ -227,6 +231,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         accounts=Accounts(database, now_ms),
         public_url=settings.public_url,
         ready=partial(_ready, database, engine),
+        metrics=metrics,
     )
     return Control(
         parts=parts,

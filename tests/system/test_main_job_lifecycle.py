@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from tests.clients import Api, Sandbox, eventually, fresh, server_sent
@@ -203,3 +204,14 @@ def test_the_free_plan_allows_one_sandbox_for_five_minutes(service: Service, pla
         assert ready["expiresAt"] - ready["startedAt"] <= 301_000
     finally:
         api.delete(created["id"])
+
+
+def test_the_figures_count_what_belongs_to_nobody(service: Service, api: Api) -> None:
+    def counted() -> dict[str, float]:
+        lines = httpx.get(f"{service.url}/metrics").text.splitlines()
+        found = (line.partition("} ") for line in lines if line.startswith("boxkeep_leaks{"))
+        return {name.partition('"')[2].strip('"'): float(value) for name, _, value in found}
+
+    seen = eventually("the count", counted, 60)
+    assert {"processes", "mounts", "netns", "cgroups", "subvolumes", "snapshots"} <= seen.keys()
+    eventually("nothing to be counted", lambda: not any(counted().values()), 90, 1.0)

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from boxkeep_server.model.node_api import Claim, DeathReason, NodeFacts
+from boxkeep_server.model.node_api import Claim, ClaimState, DeathReason, NodeFacts
 
 _CLAIM_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30)
 _RELEASE_BUCKETS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.5, 1, 2, 5)
@@ -80,7 +80,7 @@ class Metrics:
 
     def text(self, facts: NodeFacts, claims: tuple[Claim, ...]) -> bytes:
         """Everything, as Prometheus reads it."""
-        for state in ("starting", "running", "dead"):
+        for state in ClaimState:
             self._machines.labels(state).set(sum(claim.state == state for claim in claims))
         for kind, number in facts.warm.items():
             self._warm.labels(kind).set(number)

@@ -1,5 +1,7 @@
 """What the API counts of itself, for Prometheus: never a tenant, an id or a path of a request."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -24,6 +26,9 @@ class Metrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
+        self._leaks = Gauge(
+            "boxkeep_leaks", "Things on the nodes that belong to nobody.", ("kind",), registry=self.registry
+        )
         self.terminals = Gauge("boxkeep_terminal_clients", "Terminal connections now open.", registry=self.registry)
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -31,6 +36,12 @@ class Metrics:
         known = method if method in _METHODS else "other"
         self._requests.labels(known, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
+
+    def leaked(self, counts: Mapping[str, int] | None) -> None:
+        """What belongs to nobody on the nodes, by kind; None: a node is away, so that nobody knows."""
+        self._leaks.clear()
+        for kind, count in (counts or {}).items():
+            self._leaks.labels(kind).set(count)
 
     def exposition(self) -> tuple[bytes, str]:
         """All of it in Prometheus's text format, and that format's content type."""
