@@ -1,6 +1,7 @@
 """kill -9 of everything of ours at seeded random moments, while clients work: acknowledged facts hold, nothing leaks.
 
-`TEST_CHAOS_SECONDS` (default 60) and `TEST_CHAOS_SEED` (default: drawn and printed) decide how long and which.
+`TEST_CHAOS_SECONDS` (default 60, and 600 with `SOAK`) and `TEST_CHAOS_SEED` (default: drawn and printed) decide how
+long and which.
 """
 
 import os
@@ -19,7 +20,7 @@ from tests.chaos.ledger import Ledger
 from tests.clients import Api, Sandbox, eventually, server_sent
 from tests.services import Service
 
-SECONDS = float(os.environ.get("TEST_CHAOS_SECONDS", "60"))
+SECONDS = float(os.environ.get("TEST_CHAOS_SECONDS", "600" if os.environ.get("SOAK") else "60"))
 SEED = int(os.environ.get("TEST_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
 WORKERS = 4
 PAUSES = 0.4

@@ -25,23 +25,8 @@ from boxkeep_server.settings import Settings, read_settings
 
 INSTANCE = "hdaemon"
 GUEST = Path(__file__).parent.parent.parent / "guest" / "boxkeep_guest"
-PROGRAMS = (
-    "true",
-    "sh",
-    "sleep",
-    "cat",
-    "echo",
-    "env",
-    "hostname",
-    "dd",
-    "mkdir",
-    "chmod",
-    "mv",
-    "ln",
-    "rm",
-    "truncate",
-    "sha256sum",
-)
+PROGRAMS = ("true", "sh", "sleep", "cat", "echo", "env", "hostname", "dd", "mkdir", "mkfifo", "chmod", "mv", "ln", "rm")
+PROGRAMS += ("truncate", "stat", "sha256sum")
 
 
 @dataclass(frozen=True)

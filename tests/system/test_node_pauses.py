@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from boxkeep_server.guestwire import GuestPool
+from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Claim, Claims
 from boxkeep_server.node import btrfs
 from tests.system.node_ground import INSTANCE, seen_in_kernel
@@ -218,3 +219,46 @@ async def test_space_is_shared_with_the_snapshot_and_comes_back(node: Node) -> N
     await node.release(resumed)
     await node.discard(claim)
     assert free(node) > paused + (80 << 20)
+
+
+ROUNDS = 100 if os.environ.get("SOAK") else 30
+COUNTER_IN_MEMORY = """
+exec 3<>/tmp/asked
+i=0
+while read -r word <&3; do
+  i=$((i+1)); echo $i > /tmp/new; mv /tmp/new /tmp/count; echo $i > /tmp/answer
+done
+"""
+
+
+async def test_what_was_acknowledged_is_in_every_pause_and_checkpoint(node: Node) -> None:
+    """A process counts in memory and in a file, each time it is asked; nothing that it answered is ever lost, through
+    thirty pauses and checkpoints, or a hundred with `SOAK`."""
+    claim = await node.claim("runsc")
+    await node.run(claim, "mkfifo /tmp/asked /tmp/answer")
+    await node.run(claim, COUNTER_IN_MEMORY, background=True)
+    ask = "echo x > /tmp/asked; read answer < /tmp/answer; echo $answer $(cat /tmp/count)"
+    taken: dict[str, int] = {}
+    for number in range(1, ROUNDS + 1):
+        assert (await node.run(claim, ask))[1] == f"{number} {number}\n"
+        if number % 3 == 0:
+            assert (await node.pause(claim)).keeps == "memory"
+            resumed = await node.resume(claim)
+            await node.discard(claim)
+            claim = resumed
+        else:
+            checkpoint = new_id()
+            assert (await node.checkpoint(claim, checkpoint, memory=number % 3 == 1)).keeps in ("memory", "files")
+            taken[checkpoint] = number
+        for old in list(taken)[:-4]:
+            del taken[old]
+            await node.forget(old)
+    for checkpoint, number in taken.items():
+        fork = await node.claim("runsc", checkpoint=checkpoint, fork=True)
+        assert (await node.run(fork, "cat /tmp/count"))[1] == f"{number}\n"
+        if number % 3 == 1:
+            assert (await node.run(fork, ask))[1] == f"{number + 1} {number + 1}\n"
+        await node.release(fork)
+        await node.forget(checkpoint)
+    await node.release(claim)
+    assert await node.leaks() == 0
