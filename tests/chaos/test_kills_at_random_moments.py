@@ -24,8 +24,10 @@ SECONDS = float(os.environ.get("TEST_CHAOS_SECONDS", "600" if os.environ.get("SO
 SEED = int(os.environ.get("TEST_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
 WORKERS = 4
 PAUSES = 0.4
+CHECKPOINTS = 0.3
 PASSING = {502, 503, 504}
 OUTCOMES = {"exited", "signalled", "timed_out", "cancelled", "out_of_memory", "sandbox_ended", "lost_on_files_pause"}
+OUTCOMES |= {"rolled_back"}
 
 
 class Worker(threading.Thread):
@@ -44,6 +46,8 @@ class Worker(threading.Thread):
                 continue
             for _ in range(self.chance.randrange(4) if self._is_ready(sandbox) else 0):
                 self._exec(sandbox)
+                if self.chance.random() < CHECKPOINTS and not self._checkpoint(sandbox):
+                    break
                 if self.chance.random() < PAUSES and not self._pause_and_resume(sandbox):
                     break
             self._end(sandbox)
@@ -61,9 +65,9 @@ class Worker(threading.Thread):
         return response
 
     def _create(self) -> str | None:
-        name = uuid.UUID(int=self.chance.getrandbits(128)).hex
+        name = self._word()
         isolation = self.chance.choice(("runc", "runc", "runsc"))
-        wish = {"runtime": "base", "isolation": isolation, "name": name}
+        wish = {"runtime": "base", "isolation": isolation, "name": name, "ephemeral": False}
         while not self.done.is_set():
             response = self._ask("POST", "", json=wish, headers={"Idempotency-Key": name})
             if response is not None and response.status_code == 200:
@@ -90,14 +94,66 @@ class Worker(threading.Thread):
             return False
         if not self._until(sandbox, "/resume", {"ready", "active"}):
             return False
-        with self.ledger.lock:
-            ran = sum(box == sandbox and outcome == "exited" for box, outcome, _ in self.ledger.finished.values())
-        response = self._ask("GET", "/fs/read", params={"id": sandbox, "path": "/workspace/log"})
-        if ran and response is not None and response.status_code == 200:
-            there = len(response.json()["content"].splitlines())
-            if there < ran:
-                self.ledger.odd(f"{sandbox} lost {ran - there} of {ran} lines by a pause")
+        if sandbox not in self.ledger.went_back:
+            self._has(sandbox, self.ledger.lines(sandbox), "a pause")
         return True
+
+    def _has(self, sandbox: str, lines: int, after: str) -> None:
+        """See that so many commands' lines are there."""
+        response = self._ask("GET", "/fs/read", params={"id": sandbox, "path": "/workspace/log"})
+        if lines and response is not None and response.status_code == 200:
+            there = len(response.json()["content"].splitlines())
+            if there < lines:
+                self.ledger.odd(f"{sandbox} lost {lines - there} of {lines} lines by {after}")
+
+    def _checkpoint(self, sandbox: str) -> bool:
+        """Take one, and perhaps fork it or go back to it; whether the sandbox may be worked in yet."""
+        lines = self.ledger.lines(sandbox)
+        body = {"id": sandbox, "memory": self.chance.random() < 0.5}
+        response = self._ask("POST", "/checkpoints", json=body, headers={"Idempotency-Key": self._word()})
+        if response is None or response.status_code != 200:
+            return True
+        checkpoint = response.json()["id"]
+        with self.ledger.lock:
+            self.ledger.taken[checkpoint] = (sandbox, lines)
+        what = self.chance.random()
+        if what < 0.3:
+            self._fork(checkpoint, lines)
+        elif what < 0.6:
+            return self._go_back(sandbox, checkpoint, lines)
+        return True
+
+    def _fork(self, checkpoint: str, lines: int) -> None:
+        """Two sandboxes that begin with what was acknowledged before the checkpoint, or none."""
+        key = {"Idempotency-Key": self._word()}
+        while not self.done.is_set():
+            response = self._ask("POST", "", json={"fromCheckpoint": checkpoint, "count": 2}, headers=key)
+            if response is not None and response.status_code == 200:
+                forks = [item["id"] for item in response.json()["items"]]
+                if len(forks) != 2:
+                    self.ledger.odd(f"{len(forks)} forks of {checkpoint}")
+                for fork in forks:
+                    if self._is_ready(fork):
+                        self._has(fork, lines, "a fork")
+                    self._end(fork)
+                return
+            time.sleep(0.05)
+
+    def _go_back(self, sandbox: str, checkpoint: str, lines: int) -> bool:
+        """Whether it is ready again; what had been acknowledged before the checkpoint must be there."""
+        self.ledger.went_back.add(sandbox)
+        while not self.done.is_set():
+            response = self._ask("POST", "/checkpoints/restore", json={"checkpointId": checkpoint})
+            if response is not None and response.status_code == 200:
+                break
+            time.sleep(0.05)
+        if not self._until(sandbox, "/resume", {"ready", "active"}):
+            return False
+        self._has(sandbox, lines, "going back")
+        return True
+
+    def _word(self) -> str:
+        return uuid.UUID(int=self.chance.getrandbits(128)).hex
 
     def _until(self, sandbox: str, path: str, wanted: set[str]) -> bool:
         """Ask for a pause or a resume until it came about; false where it will not."""
@@ -158,6 +214,7 @@ def test_what_was_acknowledged_holds_and_nothing_is_lost_doubled_or_leaked(
     assert min(len(ledger.created), len(ledger.finished)) > 3, "the storm let nothing through at all"
     _everything_created_is_there_once(api, ledger)
     _finished_commands_stay_finished(api, ledger)
+    _checkpoints_can_be_gone_on_from(api, ledger)
     for sandbox, ticker in zip(steady, tickers, strict=True):
         _ticked_without_a_gap(sandbox, ticker)
     _all_end(api)
@@ -180,7 +237,8 @@ def storm(service: Service, api: Api) -> Ledger:
         worker.join()
     assert killer.failure is None
     service.wait_ready()
-    print(f"struck {killer.struck}, created {len(ledger.created)}, commands {len(ledger.finished)}")
+    done_ = f"created {len(ledger.created)}, commands {len(ledger.finished)}, checkpoints {len(ledger.taken)}"
+    print(f"struck {killer.struck}, {done_}")
     return ledger
 
 
@@ -197,7 +255,7 @@ def all_of(api: Api) -> list[dict[str, object]]:
 
 
 def _everything_created_is_there_once(api: Api, ledger: Ledger) -> None:
-    names = Counter(item["name"] for item in all_of(api))
+    names = Counter(item["name"] for item in all_of(api) if item["name"] is not None)
     assert [name for name, count in names.items() if count > 1] == []
     found = {item["name"]: item["id"] for item in all_of(api)}
     assert {name: found.get(name) for name in ledger.created} == ledger.created
@@ -209,6 +267,22 @@ def _finished_commands_stay_finished(api: Api, ledger: Ledger) -> None:
         for process, (where, outcome, code) in ledger.finished.items():
             if where == sandbox:
                 assert (told[process]["outcome"], told[process]["exitCode"]) == (outcome, code)
+
+
+def _checkpoints_can_be_gone_on_from(api: Api, ledger: Ledger) -> None:
+    listed = {item["id"] for item in api.call("GET", "/checkpoints", params={"limit": 1000})["items"]}
+    assert ledger.taken.keys() <= listed
+    for checkpoint, (_, lines) in list(ledger.taken.items())[-3:]:
+        (fork,) = api.call("POST", "", json={"fromCheckpoint": checkpoint, "count": 1})["items"]
+        api.wait_status(fork["id"], "ready", "active")
+        assert int(Sandbox(api, fork["id"]).run("cat /workspace/log 2>/dev/null | wc -l")) >= lines
+    for checkpoint in listed:
+        eventually("it to be deleted", lambda one=checkpoint: _deleted(api, one), 30, 0.2)
+
+
+def _deleted(api: Api, checkpoint: str) -> bool:
+    """Whether a checkpoint is deleted; one that a sandbox is being started from is so later."""
+    return api.ask("DELETE", "/checkpoints", params={"checkpointId": checkpoint}).status_code in (200, 404)
 
 
 def _ticked_without_a_gap(sandbox: Sandbox, ticker: str) -> None:
