@@ -1,0 +1,162 @@
+"""The desktop as a program: display and browser are there, are mended when they break, and do what is ordered."""
+
+import asyncio
+import sys
+import time
+from collections import deque
+from dataclasses import replace
+from typing import Any, Final
+
+from boxkeep_desktop.chromium import BrowserFailed, Chromium, empty
+from boxkeep_desktop.devtools import DevTools
+from boxkeep_desktop.display import Display, DisplayFailed, free_port
+from boxkeep_desktop.holds import MODES
+from boxkeep_desktop.remote import RemoteFailed, frame_of, navigate
+from boxkeep_desktop.reports import orders, report
+from boxkeep_desktop.wish import BadWish, Wish, read_wish
+
+_BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+_CRASHES_MOST: Final = 5
+_CRASHES_WITHIN_S: Final = 60.0
+_USUAL_FRAME: Final = (0, 88)
+
+
+class _Broken(Exception):
+    """Something of the desktop has ended by itself; the sentence says what."""
+
+
+class Desktop:
+    """One desktop. `run` returns when nobody can give it orders any more, or it breaks time and again."""
+
+    def __init__(self, wish: Wish) -> None:
+        self._wish = wish
+        self._display: Display | None = None
+        self._chromium: Chromium | None = None
+        self._devtools = DevTools(lambda: self._chromium)
+        self._frame = _USUAL_FRAME
+        self._broke: deque[float] = deque(maxlen=_CRASHES_MOST)
+
+    async def run(self) -> int:
+        """Be there; the exit status."""
+        port = free_port(self._wish.devtools_port)
+        server = await self._devtools.serve(port)
+        ordered = asyncio.create_task(self._obey())
+        kept = asyncio.create_task(self._keep(port))
+        try:
+            await asyncio.wait((ordered, kept), return_when=asyncio.FIRST_COMPLETED)
+            return kept.result() if kept.done() else 0
+        finally:
+            server.close()
+            for task in (ordered, kept):
+                task.cancel()
+            await asyncio.gather(ordered, kept, return_exceptions=True)
+            await self._end()
+
+    async def _keep(self, port: int) -> int:
+        """Have display and browser there for as long as they do not break too often."""
+        if not self._wish.keep_profile:
+            empty(self._wish.profile)
+        while True:
+            try:
+                await self._begin()
+                assert self._display is not None, "it has begun"
+                report("ready", devtoolsPort=port, displayPort=self._display.port, display=self._display.name)
+                await self._until_broken()
+            except (_Broken, DisplayFailed, BrowserFailed, RemoteFailed) as error:
+                report("crashed", reason=str(error)[-1000:])
+            await self._end()
+            if not await self._may_go_on():
+                report("failed", reason=f"It has broken {_CRASHES_MOST} times within {_CRASHES_WITHIN_S:.0f} s")
+                return 1
+
+    async def _begin(self) -> None:
+        wish = self._wish
+        self._display = await Display.start(*self._screen(), wish.display_port)
+        chromium = await Chromium.start(wish.profile, self._screen(), wish.proxy, self._display.environment)
+        self._frame = await frame_of(chromium)
+        await self._display.resize(*self._screen())
+        self._chromium = chromium
+
+    def _screen(self) -> tuple[int, int]:
+        """The size of the screen on which the page is as large as wished."""
+        return self._wish.width + self._frame[0], self._wish.height + self._frame[1]
+
+    async def _until_broken(self) -> None:
+        assert self._display is not None, "it has begun"
+        assert self._chromium is not None, "it has begun"
+        display = asyncio.create_task(self._display.ended())
+        browser = asyncio.create_task(self._chromium.ended())
+        try:
+            await asyncio.wait((display, browser), return_when=asyncio.FIRST_COMPLETED)
+            what, status = ("browser", browser) if browser.done() else ("display", display)
+            raise _Broken(f"The {what} has ended: {_told(status.result())}")
+        finally:
+            for task in (display, browser):
+                task.cancel()
+            await asyncio.gather(display, browser, return_exceptions=True)
+
+    async def _may_go_on(self) -> bool:
+        """Wait a little longer each time; False once it is no use."""
+        now = time.monotonic()
+        self._broke.append(now)
+        if len(self._broke) == _CRASHES_MOST and now - self._broke[0] < _CRASHES_WITHIN_S:
+            return False
+        recent = sum(now - at < _CRASHES_WITHIN_S for at in self._broke)
+        await asyncio.sleep(_BACKOFF_S[min(recent, len(_BACKOFF_S)) - 1])
+        return True
+
+    async def _end(self) -> None:
+        chromium, self._chromium = self._chromium, None
+        display, self._display = self._display, None
+        if chromium is not None:
+            await chromium.end()
+        if display is not None:
+            await display.end()
+
+    async def _obey(self) -> None:
+        async for order in orders():
+            try:
+                await self._do(order)
+                report("done", order=order.get("id"))
+            except (RemoteFailed, DisplayFailed) as error:
+                report("refused", order=order.get("id"), reason=str(error))
+            except (KeyError, TypeError, ValueError) as error:
+                report("refused", order=order.get("id"), reason=f"The order cannot be understood: {error!r}")
+
+    async def _do(self, order: dict[str, Any]) -> None:
+        match order["do"]:
+            case "hand_over":
+                mode = order["mode"]
+                if mode not in MODES:
+                    raise ValueError(mode)
+                await self._devtools.hand_over(mode)
+            case "navigate":
+                await navigate(self._there(), str(order["url"]))
+            case "resize":
+                self._wish = replace(self._wish, width=int(order["width"]), height=int(order["height"]))
+                self._there()
+                assert self._display is not None, "a browser is on one"
+                await self._display.resize(*self._screen())
+            case unknown:
+                raise ValueError(unknown)
+
+    def _there(self) -> Chromium:
+        if self._chromium is None:
+            raise RemoteFailed("The browser is starting")
+        return self._chromium
+
+
+def _told(status: int) -> str:
+    """An exit status in words."""
+    return f"signal {-status}" if status < 0 else f"status {status}"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the desktop that the only argument wishes; its exit status."""
+    try:
+        (text,) = arguments
+        wish = read_wish(text)
+    except (ValueError, BadWish) as error:
+        sys.stderr.write(f"boxkeep-desktop: {error}\n")
+        return 2
+    return asyncio.run(Desktop(wish).run())

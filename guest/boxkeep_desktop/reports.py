@@ -1,0 +1,28 @@
+"""What the desktop has to say, as JSON lines on standard output, and what it is told, likewise on standard input."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+_LINE_MOST: Final = 64 << 10
+
+
+def report(event: str, **more: Any) -> None:
+    """Say that something has happened."""
+    os.write(sys.stdout.fileno(), json.dumps({"event": event, **more}).encode() + b"\n")
+
+
+async def orders() -> AsyncIterator[dict[str, Any]]:
+    """What is asked of the desktop, until nobody can ask any more. A line that is no object is passed over."""
+    reader = asyncio.StreamReader(limit=_LINE_MOST)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        try:
+            order = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(order, dict):
+            yield order

@@ -1,0 +1,54 @@
+"""What a desktop is to be, as the control plane has wished it: one JSON object."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+LEAST: Final = 100
+MOST: Final = 7680
+
+
+class BadWish(ValueError):
+    """The wish cannot be understood; the sentence says why."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The size of a page in pixels; where Chromium keeps its profile, and whether it begins with an empty one; the
+    URL of the proxy that it goes by; the ports of loopback to serve its protocol and the display on, where free."""
+
+    width: int
+    height: int
+    profile: Path
+    keep_profile: bool
+    proxy: str | None
+    devtools_port: int
+    display_port: int
+
+
+def read_wish(text: str) -> Wish:
+    """The wish that a text says.
+
+    Raises:
+        BadWish
+    """
+    try:
+        said = json.loads(text)
+        return Wish(
+            width=_within(said["width"]),
+            height=_within(said["height"]),
+            profile=Path(said["profile"]),
+            keep_profile=bool(said["keepProfile"]),
+            proxy=said.get("proxy"),
+            devtools_port=int(said["devtoolsPort"]),
+            display_port=int(said["displayPort"]),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BadWish(f"the wish cannot be understood: {error!r}") from error
+
+
+def _within(pixels: Any) -> int:
+    if not isinstance(pixels, int) or not LEAST <= pixels <= MOST:
+        raise ValueError(f"not a size: {pixels!r}")
+    return pixels
