@@ -120,7 +120,7 @@ class MachineCalls:
             self._open_gate()
             await call.answer()
             return
-        if idle and self._processes.running:
+        if idle and self._processes.at_work:
             raise Refused("busy", "A process is running")
         if idle or not part:
             self._gate.check()

@@ -38,6 +38,7 @@ def spec_of(fields: Fields, workspace: str) -> Spec:
         timeout_ms=fields.optional_integer("timeoutMs", 1, YEAR_MS),
         background=fields.flag("background"),
         pty=size_of(fields.part("pty")),
+        companion=fields.flag("companion"),
     )
 
 

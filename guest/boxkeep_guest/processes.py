@@ -70,6 +70,11 @@ class Processes:
         """Those that have not finished."""
         return list(self._running.values())
 
+    @property
+    def at_work(self) -> bool:
+        """Whether anything runs that is the sandbox's work, and not there to accompany it."""
+        return any(not process.spec.companion for process in self._running.values())
+
     def marked(self, mark: int) -> Process | None:
         """The running process with that mark, or None."""
         return next((one for one in self._running.values() if one.tree is not None and one.tree.mark == mark), None)

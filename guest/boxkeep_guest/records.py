@@ -21,7 +21,7 @@ class Terminal(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """What a call asked to be started. `timeout_ms` of None means no end."""
+    """What a call asked to be started. `timeout_ms` of None means no end; a `companion` is no work of the sandbox's."""
 
     id: str
     command: str
@@ -34,6 +34,7 @@ class Spec(NamedTuple):
     timeout_ms: int | None
     background: bool
     pty: Terminal | None
+    companion: bool = False
 
 
 class Ending(NamedTuple):

@@ -35,8 +35,8 @@ def test_the_same_input_gives_the_same_bundle(bundle: Bundle) -> None:
 
 
 def test_another_guest_gives_another_bundle(bundle: Bundle, tmp_path: Path) -> None:
-    copy = tmp_path / "boxkeep_guest"
-    shutil.copytree(GUEST, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(GUEST.parent, tmp_path / "guest", ignore=shutil.ignore_patterns("__pycache__"))
+    copy = tmp_path / "guest" / "boxkeep_guest"
     (copy / "added.py").write_text('"""One more module."""\n')
     assert build_bundle(tmp_path / "bundles", copy).digest != bundle.digest
 

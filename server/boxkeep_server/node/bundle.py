@@ -1,6 +1,7 @@
-"""The guest's bundle: an interpreter and the guest, content-addressed, that run in any root file system."""
+"""The bundle of the guest and the desktop: content-addressed, with an interpreter, it runs in any root file system."""
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import stat
@@ -35,17 +36,25 @@ _STARTUP_MODULES = (
     "compileall",
     "py_compile",
 )
+_LIBRARIES = ("h11", "wsproto")
+"""What the desktop needs beside the standard library: pure Python, as it is installed here."""
+_LAUNCHER = """#!/bin/sh
+here=$(cd "${0%/*}/.." && pwd)
+python=$here/py/bin/python3
+exec "$here/lib/ld.so" --library-path "$here/lib" --argv0 "$python" "$python" -I -S -B \
+  "$here/desktop/boxkeep_desktop/__main__.py" "$@"
+"""
 _PROBE = """if True:
     import importlib, pkgutil, sys
     for unwanted in ("ssl", "_hashlib"):
         sys.modules[unwanted] = None
-    sys.path.insert(0, sys.argv[1])
-    import boxkeep_guest
-    for module in pkgutil.iter_modules(boxkeep_guest.__path__):
-        if module.name != "__main__":
-            importlib.import_module("boxkeep_guest." + module.name)
+    sys.path[:0] = sys.argv[1:3]
+    for package in map(importlib.import_module, ("boxkeep_guest", "boxkeep_desktop")):
+        for module in pkgutil.iter_modules(package.__path__):
+            if module.name != "__main__":
+                importlib.import_module(package.__name__ + "." + module.name)
     import concurrent.futures.thread, _ctypes
-    for name in sys.argv[2:]:
+    for name in sys.argv[3:]:
         importlib.import_module(name)
     for module in sorted(sys.modules):
         file = getattr(sys.modules[module], "__file__", None)
@@ -101,7 +110,8 @@ class Bundle:
 
 
 def build_bundle(target: Path, guest: Path, tree: Path = Path("/")) -> Bundle:
-    """Build the bundle below `target` from a Debian `tree` with python3.11 and the `guest` package directory.
+    """Build the bundle below `target` from a Debian `tree` with python3.11 and the `guest` package directory, which has
+    that of the desktop beside it.
 
     The same input gives the same digest; one that is there already is left alone. Only whole bundles ever appear.
 
@@ -174,20 +184,36 @@ def _assemble(building: Path, guest: Path, tree: Path) -> None:
     shutil.copyfile(_resolve(tree, program_interpreter(source).lstrip("/")), libraries / "ld.so")
     (libraries / "ld.so").chmod(0o755)
     _copy_libraries(python, libraries, tree)
+    _copy_package(guest, building / "guest")
+    _copy_desktop(building, guest.with_name("boxkeep_desktop"))
     _copy_modules(building, guest, tree, _used_modules(building, guest, tree))
-    _copy_guest(building, guest)
-    for part in ("py/lib", "guest"):
+    for part in ("py/lib", "guest", "desktop"):
         _run_python(building, tree, _COMPILE, str(building / part))
     _run_python(
         building, tree, _PACK, *(str(building / part) for part in ("guest/modules", f"py/lib/{PYTHON}", "guest"))
     )
 
 
-def _copy_guest(building: Path, guest: Path) -> None:
-    place = building / "guest" / "boxkeep_guest"
+def _copy_desktop(building: Path, desktop: Path) -> None:
+    _copy_package(desktop, building / "desktop")
+    for name in _LIBRARIES:
+        found = importlib.util.find_spec(name)
+        if found is None or not found.submodule_search_locations:
+            raise BundleError(f"the package {name} is not installed beside the server")
+        _copy_package(Path(found.submodule_search_locations[0]), building / "desktop")
+    launcher = building / "bin" / "desktop"
+    launcher.parent.mkdir()
+    launcher.write_text(_LAUNCHER)
+    launcher.chmod(0o755)
+
+
+def _copy_package(package: Path, directory: Path) -> None:
+    """Copy a package without subpackages, with the files that it has beside its modules."""
+    place = directory / package.name
     place.mkdir(parents=True)
-    for module in sorted(guest.glob("*.py")):
-        shutil.copyfile(module, place / module.name)
+    for file in sorted(package.iterdir()):
+        if file.is_file() and file.suffix in (".py", ".xml"):
+            shutil.copyfile(file, place / file.name)
 
 
 def _copy_libraries(program: Path, libraries: Path, tree: Path) -> None:
@@ -233,7 +259,8 @@ def _used_modules(building: Path, guest: Path, tree: Path) -> list[Path]:
     """The files, relative to the standard library, that the guest loads when all of it is imported."""
     library = tree / "usr" / "lib" / PYTHON
     found = []
-    for line in _run_python(building, tree, _PROBE, str(guest.parent), *_STARTUP_MODULES).splitlines():
+    paths = (str(guest.parent), str(building / "desktop"))
+    for line in _run_python(building, tree, _PROBE, *paths, *_STARTUP_MODULES).splitlines():
         path = Path(line)
         if path.is_relative_to(library):
             found.append(path.relative_to(library))
