@@ -60,7 +60,7 @@ class Desktop:
             try:
                 await self._begin()
                 assert self._display is not None, "it has begun"
-                report("ready", devtoolsPort=port, displayPort=self._display.port, display=self._display.name)
+                report("ready", ports={"devtools": port, "display": self._display.port}, display=self._display.name)
                 await self._until_broken()
             except (_Broken, DisplayFailed, BrowserFailed, RemoteFailed) as error:
                 report("crashed", reason=str(error)[-1000:])

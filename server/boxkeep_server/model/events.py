@@ -34,6 +34,8 @@ class EventType(StrEnum):
     FILE_REMOVED = "sandbox.file.removed"
     FILE_MODE = "sandbox.file.mode_changed"
     DIRECTORY_MADE = "sandbox.directory.made"
+    BROWSER_READY = "sandbox.browser.ready"
+    BROWSER_FAILED = "sandbox.browser.failed"
     LIMIT_WARNING = "sandbox.limit.warning"
     LIMIT_REACHED = "sandbox.limit.reached"
 

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from boxkeep_server.model.checkpoints import CheckpointState
 from boxkeep_server.model.commands import Outcome
+from boxkeep_server.model.companions import CompanionState
 from boxkeep_server.model.statuses import STEPS, Status
 from boxkeep_server.model.webhooks import DeliveryState, DisabledReason
 
@@ -439,3 +440,22 @@ copies = sa.Table(
 )
 """Copies of snapshots in the store of blobs. A row is there before its blob is and goes after it, so that no blob is
 nobody's; whether anybody wants it, sandboxes and checkpoints say."""
+
+companions = sa.Table(
+    "companions",
+    metadata,
+    _id("sandbox", primary_key=True),
+    sa.Column("name", sa.String(32), primary_key=True),
+    _id("organisation", nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    _ms("heard_to", nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("ports", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    _ms("updated_at", nullable=False),
+    sa.ForeignKeyConstraint(["sandbox"], ["sandboxes.id"], ondelete="CASCADE"),
+    sa.CheckConstraint(_among("state", CompanionState), name="state"),
+    sa.CheckConstraint("attempt >= 0 AND heard_to >= 0", name="counts"),
+)
+"""Programs of ours that accompany what runs in a sandbox, and what they were last heard to say."""

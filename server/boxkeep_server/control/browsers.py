@@ -1,0 +1,93 @@
+"""Browsers of sandboxes: how each is started, and what users do with one."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import orjson
+
+from boxkeep_server.control.companions import Companions, Kind
+from boxkeep_server.control.keys import Caller
+from boxkeep_server.control.sandboxes import Sandboxes
+from boxkeep_server.model.browsers import (
+    DEVTOOLS_PORT,
+    DISPLAY_PORT,
+    NAME,
+    Browser,
+    BrowserWish,
+    browser_of,
+    browser_wish,
+)
+from boxkeep_server.model.errors import Conflict, NotReady
+from boxkeep_server.model.events import EventType
+from boxkeep_server.model.sandboxes import Sandbox
+
+PROGRAM: Final = "/.boxkeep/guest/bin/desktop"
+USER: Final = "user"
+KEPT_PROFILE: Final = "/home/user/.config/boxkeep-browser"
+PASSING_PROFILE: Final = "/home/user/.cache/boxkeep-browser"
+
+
+def wanted(sandbox: Sandbox) -> Sequence[Kind]:
+    """The companions that a sandbox's browser is made of."""
+    wish = browser_wish(sandbox.capabilities)
+    return () if wish is None else (_kind(wish),)
+
+
+def _kind(wish: BrowserWish) -> Kind:
+    told = {
+        "width": wish.width,
+        "height": wish.height,
+        "profile": KEPT_PROFILE if wish.persistent_profile else PASSING_PROFILE,
+        "keepProfile": wish.persistent_profile,
+        "proxy": wish.proxy_url,
+        "devtoolsPort": DEVTOOLS_PORT,
+        "displayPort": DISPLAY_PORT,
+    }
+    return Kind(
+        name=NAME,
+        program=PROGRAM,
+        arguments=(orjson.dumps(told).decode(),),
+        user=USER,
+        became_ready=EventType.BROWSER_READY,
+        became_failed=EventType.BROWSER_FAILED,
+    )
+
+
+class Browsers:
+    """The use cases. All raise `SandboxNotFound`, and those that do something `NotReady` and `Conflict`."""
+
+    def __init__(self, sandboxes: Sandboxes, companions: Companions) -> None:
+        self._sandboxes = sandboxes
+        self._companions = companions
+
+    async def of(self, sandbox: Sandbox) -> Browser | None:
+        """A sandbox's browser as it is now, None where it has none."""
+        if not sandbox.running or browser_wish(sandbox.capabilities) is None:
+            return None
+        return browser_of(sandbox, (await self._companions.of(sandbox.id)).get(NAME))
+
+    async def read(self, caller: Caller, sandbox_id: str) -> tuple[Sandbox, Browser]:
+        """A caller's sandbox and its browser.
+
+        Raises:
+            NotReady, Conflict: it does not run now, or has none.
+        """
+        sandbox = await self._sandboxes.get(caller, sandbox_id)
+        if browser_wish(sandbox.capabilities) is None:
+            raise Conflict(
+                "The sandbox has no browser: it was not created with capabilities.browser.mode local-chromium"
+            )
+        browser = await self.of(sandbox)
+        if browser is None:
+            raise NotReady
+        return sandbox, browser
+
+    async def navigate(self, caller: Caller, sandbox_id: str, url: str) -> None:
+        """Have the page in front go to a URL. Raises also as `Companions.order`."""
+        sandbox, _ = await self.read(caller, sandbox_id)
+        await self._companions.order(sandbox, NAME, do="navigate", url=url)
+
+    async def resize(self, caller: Caller, sandbox_id: str, width: int, height: int) -> None:
+        """Give pages another size, in pixels. Raises also as `Companions.order`."""
+        sandbox, _ = await self.read(caller, sandbox_id)
+        await self._companions.order(sandbox, NAME, do="resize", width=width, height=height)

@@ -1,0 +1,70 @@
+"""The browser of a sandbox: what was wished of it, and who drives it; pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from boxkeep_server.model.companions import Companion, CompanionState
+from boxkeep_server.model.sandboxes import Sandbox
+
+ControlMode = Literal["ai", "shared", "human"]
+NAME: Final = "browser"
+LOCAL: Final = "local-chromium"
+WIDTH: Final = 1280
+HEIGHT: Final = 720
+DEVTOOLS_PORT: Final = 9222
+DISPLAY_PORT: Final = 5900
+DEVTOOLS: Final = "devtools"
+DISPLAY: Final = "display"
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserWish:
+    """What a client has wished of a sandbox's browser. The size is that of a page, in pixels."""
+
+    width: int
+    height: int
+    persistent_profile: bool
+    proxy_url: str | None
+
+
+def browser_wish(capabilities: Mapping[str, object] | None) -> BrowserWish | None:
+    """The wish among a sandbox's capabilities; None where it is to have no browser of its own."""
+    browser = (capabilities or {}).get("browser")
+    if not isinstance(browser, Mapping) or browser.get("mode") != LOCAL:
+        return None
+    size = browser.get("viewport") or {}
+    return BrowserWish(
+        width=size.get("width", WIDTH),
+        height=size.get("height", HEIGHT),
+        persistent_profile=browser.get("persistentProfile") is True,
+        proxy_url=browser.get("byoProxyUrl"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Browser:
+    """A sandbox's browser as it is now. `devtools` and `display` are ports of loopback inside, where it serves them."""
+
+    status: CompanionState
+    reason: str | None
+    mode: ControlMode
+    devtools: int | None
+    display: int | None
+    updated_at: int
+
+
+def browser_of(sandbox: Sandbox, companion: Companion | None) -> Browser | None:
+    """The browser of a sandbox, None where it has none, or none that lives now."""
+    if not sandbox.running or browser_wish(sandbox.capabilities) is None:
+        return None
+    if companion is None or companion.epoch != sandbox.epoch:
+        return Browser(CompanionState.STARTING, None, "ai", None, None, sandbox.ready_at or sandbox.created_at)
+    return Browser(
+        status=companion.state,
+        reason=companion.reason,
+        mode="ai",
+        devtools=companion.ports.get(DEVTOOLS),
+        display=companion.ports.get(DISPLAY),
+        updated_at=companion.updated_at,
+    )

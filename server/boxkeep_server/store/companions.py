@@ -1,0 +1,65 @@
+"""Companions: their rows, and the event of each change of state in the same transaction."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from boxkeep_server.model.companions import Companion, CompanionState
+from boxkeep_server.model.events import EventType
+from boxkeep_server.store import sandboxes
+from boxkeep_server.store.schema import companions
+from boxkeep_server.store.upserts import insert_or
+
+_C = companions.c
+RECORD = [_C[name] for name in Companion.__slots__]
+
+
+async def of(connection: AsyncConnection, sandbox: str) -> Sequence[Companion]:
+    """The companions of a sandbox."""
+    return [_record(row) for row in await connection.execute(sa.select(*RECORD).where(_C.sandbox == sandbox))]
+
+
+async def begin(connection: AsyncConnection, new: Companion) -> Companion:
+    """A companion as it is known, or else this new one, written."""
+    await connection.execute(insert_or(connection, companions).values(_stored(new)).on_conflict_do_nothing())
+    query = sa.select(*RECORD).where(_C.sandbox == new.sandbox, _C.name == new.name)
+    return _record((await connection.execute(query)).one())
+
+
+async def change(
+    connection: AsyncConnection, before: Companion, after: Companion, event: EventType | None, actor: str
+) -> bool:
+    """Write what has become of a companion that still is as `before`, with its event; False if it is not."""
+    still = sa.and_(
+        _C.sandbox == before.sandbox,
+        _C.name == before.name,
+        _C.attempt == before.attempt,
+        _C.heard_to == before.heard_to,
+    )
+    changed = await connection.execute(sa.update(companions).where(still).values(_stored(after)))
+    if changed.rowcount == 0:
+        return False
+    if event is not None:
+        data = {"reason": after.reason} if after.reason else {}
+        await sandboxes.tell(
+            connection, after.sandbox, after.organisation, event=event, at=after.updated_at, actor=actor, data=data
+        )
+    return True
+
+
+async def forget(connection: AsyncConnection, sandbox: str) -> None:
+    """Know nothing any more of a sandbox's companions: it goes on from another time, or has been forgotten."""
+    await connection.execute(sa.delete(companions).where(_C.sandbox == sandbox))
+
+
+def _stored(one: Companion) -> dict[str, Any]:
+    values = {name: getattr(one, name) for name in Companion.__slots__}
+    return {**values, "ports": orjson.dumps(dict(one.ports)).decode(), "state": one.state.value}
+
+
+def _record(row: "sa.Row[Any]") -> Companion:
+    values = dict(zip(Companion.__slots__, row, strict=True))
+    return Companion(**{**values, "ports": orjson.loads(values["ports"]), "state": CompanionState(values["state"])})
