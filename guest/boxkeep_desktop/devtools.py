@@ -32,9 +32,9 @@ class DevTools:
     `chromium` gives the one that runs now, None while there is none.
     """
 
-    def __init__(self, chromium: Callable[[], Chromium | None]) -> None:
+    def __init__(self, chromium: Callable[[], Chromium | None], mode: Mode) -> None:
         self._chromium = chromium
-        self._mode: Mode = "ai"
+        self._mode = mode
         self._open: set[Socket] = set()
 
     async def serve(self, port: int) -> asyncio.Server:

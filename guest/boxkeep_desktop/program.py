@@ -32,12 +32,13 @@ class Desktop:
         self._wish = wish
         self._display: Display | None = None
         self._chromium: Chromium | None = None
-        self._devtools = DevTools(lambda: self._chromium)
+        self._devtools = DevTools(lambda: self._chromium, wish.driver)
         self._frame = _USUAL_FRAME
         self._broke: deque[float] = deque(maxlen=_CRASHES_MOST)
 
     async def run(self) -> int:
         """Be there; the exit status."""
+        report("fact", facts={"driver": self._wish.driver})
         port = free_port(self._wish.devtools_port)
         server = await self._devtools.serve(port)
         ordered = asyncio.create_task(self._obey())
@@ -130,6 +131,7 @@ class Desktop:
                 if mode not in MODES:
                     raise ValueError(mode)
                 await self._devtools.hand_over(mode)
+                report("fact", facts={"driver": mode})
             case "navigate":
                 await navigate(self._there(), str(order["url"]))
             case "resize":

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from boxkeep_desktop.holds import MODES, Mode
+
 LEAST: Final = 100
 MOST: Final = 7680
 
@@ -15,14 +17,16 @@ class BadWish(ValueError):
 
 @dataclass(frozen=True)
 class Wish:
-    """The size of a page in pixels; where Chromium keeps its profile, and whether it begins with an empty one; the
-    URL of the proxy that it goes by; the ports of loopback to serve its protocol and the display on, where free."""
+    """The size of a page in pixels; where Chromium keeps its profile, and whether what is there is kept; the URL of the
+    proxy that it goes by; who drives at first; the ports of loopback to serve its protocol and the display on, where
+    they are free."""
 
     width: int
     height: int
     profile: Path
     keep_profile: bool
     proxy: str | None
+    driver: Mode
     devtools_port: int
     display_port: int
 
@@ -41,11 +45,18 @@ def read_wish(text: str) -> Wish:
             profile=Path(said["profile"]),
             keep_profile=bool(said["keepProfile"]),
             proxy=said.get("proxy"),
+            driver=_mode(said["driver"]),
             devtools_port=int(said["devtoolsPort"]),
             display_port=int(said["displayPort"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadWish(f"the wish cannot be understood: {error!r}") from error
+
+
+def _mode(name: Any) -> Mode:
+    if name not in MODES:
+        raise ValueError(f"nobody who could drive: {name!r}")
+    return next(mode for mode in MODES if mode == name)
 
 
 def _within(pixels: Any) -> int:

@@ -1,11 +1,13 @@
 """Browsers of sandboxes: how each is started, and what users do with one."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import orjson
 
 from boxkeep_server.control.companions import Companions, Kind
+from boxkeep_server.control.handoffs import Handoffs
 from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.model.browsers import (
@@ -19,6 +21,7 @@ from boxkeep_server.model.browsers import (
 )
 from boxkeep_server.model.errors import Conflict, NotReady
 from boxkeep_server.model.events import EventType
+from boxkeep_server.model.handoffs import mode_of
 from boxkeep_server.model.sandboxes import Sandbox
 
 PROGRAM: Final = "/.boxkeep/guest/bin/desktop"
@@ -27,44 +30,49 @@ KEPT_PROFILE: Final = "/home/user/.config/boxkeep-browser"
 PASSING_PROFILE: Final = "/home/user/.cache/boxkeep-browser"
 
 
-def wanted(sandbox: Sandbox) -> Sequence[Kind]:
-    """The companions that a sandbox's browser is made of."""
-    wish = browser_wish(sandbox.capabilities)
-    return () if wish is None else (_kind(wish),)
-
-
-def _kind(wish: BrowserWish) -> Kind:
-    told = {
-        "width": wish.width,
-        "height": wish.height,
-        "profile": KEPT_PROFILE if wish.persistent_profile else PASSING_PROFILE,
-        "keepProfile": wish.persistent_profile,
-        "proxy": wish.proxy_url,
-        "devtoolsPort": DEVTOOLS_PORT,
-        "displayPort": DISPLAY_PORT,
-    }
-    return Kind(
-        name=NAME,
-        program=PROGRAM,
-        arguments=(orjson.dumps(told).decode(),),
-        user=USER,
-        became_ready=EventType.BROWSER_READY,
-        became_failed=EventType.BROWSER_FAILED,
-    )
-
-
 class Browsers:
     """The use cases. All raise `SandboxNotFound`, and those that do something `NotReady` and `Conflict`."""
 
-    def __init__(self, sandboxes: Sandboxes, companions: Companions) -> None:
+    def __init__(self, sandboxes: Sandboxes, companions: Companions, handoffs: Handoffs) -> None:
         self._sandboxes = sandboxes
         self._companions = companions
+        self._handoffs = handoffs
+
+    def wanted(self, sandbox: Sandbox) -> Sequence[Kind]:
+        """The companions that a sandbox's browser is made of."""
+        wish = browser_wish(sandbox.capabilities)
+        if wish is None:
+            return ()
+        return (
+            Kind(
+                name=NAME,
+                program=PROGRAM,
+                arguments=partial(self._arguments, sandbox, wish),
+                user=USER,
+                became_ready=EventType.BROWSER_READY,
+                became_failed=EventType.BROWSER_FAILED,
+            ),
+        )
+
+    async def _arguments(self, sandbox: Sandbox, wish: BrowserWish) -> Sequence[str]:
+        told = {
+            "width": wish.width,
+            "height": wish.height,
+            "profile": KEPT_PROFILE if wish.persistent_profile else PASSING_PROFILE,
+            "keepProfile": wish.persistent_profile,
+            "proxy": wish.proxy_url,
+            "driver": mode_of(await self._handoffs.latest(sandbox.id)),
+            "devtoolsPort": DEVTOOLS_PORT,
+            "displayPort": DISPLAY_PORT,
+        }
+        return (orjson.dumps(told).decode(),)
 
     async def of(self, sandbox: Sandbox) -> Browser | None:
         """A sandbox's browser as it is now, None where it has none."""
         if not sandbox.running or browser_wish(sandbox.capabilities) is None:
             return None
-        return browser_of(sandbox, (await self._companions.of(sandbox.id)).get(NAME))
+        companion = (await self._companions.of(sandbox.id)).get(NAME)
+        return browser_of(sandbox, companion)
 
     async def read(self, caller: Caller, sandbox_id: str) -> tuple[Sandbox, Browser]:
         """A caller's sandbox and its browser.

@@ -1,7 +1,7 @@
 """Companions: programs of ours beside what runs in a sandbox, started, listened to, ordered, and started again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
@@ -28,22 +28,23 @@ ORDER_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A companion as it is wished: the program inside, the account that it runs as, and what its states are called."""
+    """A companion as it is wished: the program inside, the account that it runs as, and what its states are called.
+    Its arguments are asked for when it is started."""
 
     name: str
     program: str
-    arguments: Sequence[str]
+    arguments: Callable[[], Awaitable[Sequence[str]]]
     user: str
     became_ready: EventType
     became_failed: EventType
 
-    def request(self, process: str) -> dict[str, object]:
+    async def request(self, process: str) -> dict[str, object]:
         """The guest wire's request that starts it, or finds it running."""
         return {
             "op": "process.start",
             "id": process,
             "command": self.program,
-            "args": list(self.arguments),
+            "args": list(await self.arguments()),
             "cwd": "/",
             "user": self.user,
             "keepStdin": True,
@@ -77,7 +78,7 @@ class Companions:
             visit = await self._visits.of(sandbox.id)
             if visit.sandbox.epoch != sandbox.epoch:
                 return
-            process = read_process(await visit.call(kind.request(one.process)))
+            process = read_process(await visit.call(await kind.request(one.process)))
             was_ready = one.state is CompanionState.READY
             one = await self._listen(visit, kind, one)
             if not process.finished:  # it has ended under our eyes
@@ -90,6 +91,10 @@ class Companions:
         """What is known of a sandbox's companions, by name."""
         async with self._database.reading() as connection:
             return {one.name: one for one in await companions.of(connection, sandbox)}
+
+    async def order_of(self, sandbox_id: str, name: str, **order: object) -> None:
+        """`order` for our own purposes, in a sandbox that is ready. Raises the same."""
+        await self.order((await self._visits.of(sandbox_id)).sandbox, name, **order)
 
     async def order(self, sandbox: Sandbox, name: str, **order: object) -> None:
         """Have a companion do something, and wait until it says that it has.
@@ -126,7 +131,7 @@ class Companions:
         new = Companion(sandbox.id, sandbox.organisation, kind.name, sandbox.epoch, 0, 0, CompanionState.STARTING)
         async with self._database.writing() as connection:
             one = await companions.begin(connection, replace(new, updated_at=self._steps.now_ms()))
-            now = replace(one, epoch=sandbox.epoch, heard_to=0, state=CompanionState.STARTING, ports={})
+            now = replace(one, epoch=sandbox.epoch, heard_to=0, state=CompanionState.STARTING, ports={}, facts={})
             await companions.change(connection, one, now, None, SYSTEM)
             return now
 

@@ -16,6 +16,8 @@ DEVTOOLS_PORT: Final = 9222
 DISPLAY_PORT: Final = 5900
 DEVTOOLS: Final = "devtools"
 DISPLAY: Final = "display"
+DRIVER: Final = "driver"
+"""What a browser says of itself: two ports, and who drives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,18 @@ def browser_of(sandbox: Sandbox, companion: Companion | None) -> Browser | None:
     return Browser(
         status=companion.state,
         reason=companion.reason,
-        mode="ai",
+        mode=_driver(companion),
         devtools=companion.ports.get(DEVTOOLS),
         display=companion.ports.get(DISPLAY),
         updated_at=companion.updated_at,
     )
+
+
+def _driver(companion: Companion) -> ControlMode:
+    """Who drives it, as it has said itself: what is written takes a moment to be so."""
+    match companion.facts.get(DRIVER):
+        case "shared":
+            return "shared"
+        case "human":
+            return "human"
+    return "ai"

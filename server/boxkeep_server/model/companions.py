@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+Name = Annotated[str, Field(max_length=32)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 LINE_MOST: Final = 64 << 10
 
@@ -26,8 +27,8 @@ class Companion:
     """A sandbox's companion of one name.
 
     `attempt` counts the processes that it has been; what the present one has written is known up to the byte
-    `heard_to`. `ports` are those of loopback inside that it said it serves, by name. `epoch` is that of the machine in
-    which `state` was so.
+    `heard_to`. `ports` are those of loopback inside that it said it serves, `facts` what else it has said of itself,
+    both by name. `epoch` is that of the machine in which `state` was so.
     """
 
     sandbox: str
@@ -38,6 +39,7 @@ class Companion:
     heard_to: int
     state: CompanionState
     ports: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
     reason: str | None = None
     updated_at: int = 0
 
@@ -48,7 +50,7 @@ class Companion:
 
     def again(self) -> "Companion":
         """After the end of a process, before the next."""
-        return replace(self, attempt=self.attempt + 1, heard_to=0, state=CompanionState.STARTING, ports={})
+        return replace(self, attempt=self.attempt + 1, heard_to=0, state=CompanionState.STARTING, ports={}, facts={})
 
 
 class Said(BaseModel):
@@ -56,10 +58,14 @@ class Said(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, alias_generator=to_camel)
 
-    event: Literal["ready", "crashed", "failed", "done", "refused"]
+    event: Literal["ready", "crashed", "failed", "fact", "done", "refused"]
     order: Annotated[str, Field(max_length=64)] | None = None
     reason: Annotated[str, Field(max_length=2000)] | None = None
-    ports: Annotated[dict[Annotated[str, Field(max_length=32)], Port], Field(max_length=8)] | None = None
+    ports: Annotated[dict[Name, Port], Field(max_length=8)] | None = None
+    facts: Annotated[dict[Name, Annotated[str, Field(max_length=100)]], Field(max_length=8)] | None = None
+
+
+FACTS_MOST: Final = 16
 
 
 def read_said(line: bytes) -> Said | None:
@@ -79,4 +85,6 @@ def heard(before: Companion, said: Said) -> Companion:
             return replace(before, state=CompanionState.STARTING, ports={}, reason=said.reason)
         case "failed":
             return replace(before, state=CompanionState.FAILED, ports={}, reason=said.reason)
+        case "fact":
+            return replace(before, facts=dict([*before.facts.items(), *(said.facts or {}).items()][-FACTS_MOST:]))
     return before

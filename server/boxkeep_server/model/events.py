@@ -36,6 +36,11 @@ class EventType(StrEnum):
     DIRECTORY_MADE = "sandbox.directory.made"
     BROWSER_READY = "sandbox.browser.ready"
     BROWSER_FAILED = "sandbox.browser.failed"
+    HANDOFF_REQUESTED = "sandbox.handoff.requested"
+    HANDOFF_ACCEPTED = "sandbox.handoff.accepted"
+    HANDOFF_COMPLETED = "sandbox.handoff.completed"
+    HANDOFF_CANCELLED = "sandbox.handoff.cancelled"
+    HANDOFF_EXPIRED = "sandbox.handoff.expired"
     LIMIT_WARNING = "sandbox.limit.warning"
     LIMIT_REACHED = "sandbox.limit.reached"
 

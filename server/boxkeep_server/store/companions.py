@@ -9,17 +9,31 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.companions import Companion, CompanionState
 from boxkeep_server.model.events import EventType
-from boxkeep_server.store import sandboxes
+from boxkeep_server.model.handoffs import Handoff
+from boxkeep_server.model.statuses import Status
+from boxkeep_server.store import handoffs, sandboxes
 from boxkeep_server.store.schema import companions
+from boxkeep_server.store.schema import sandboxes as sandboxes_table
 from boxkeep_server.store.upserts import insert_or
 
 _C = companions.c
+_JSON = ("ports", "facts")
 RECORD = [_C[name] for name in Companion.__slots__]
 
 
 async def of(connection: AsyncConnection, sandbox: str) -> Sequence[Companion]:
     """The companions of a sandbox."""
     return [_record(row) for row in await connection.execute(sa.select(*RECORD).where(_C.sandbox == sandbox))]
+
+
+async def ready_with_handoffs(connection: AsyncConnection, name: str) -> Sequence[tuple[Companion, Handoff | None]]:
+    """The companions of that name that are ready in sandboxes that are, each with its sandbox's latest handoff."""
+    boxes = sandboxes_table.c
+    here = sa.and_(boxes.id == _C.sandbox, boxes.status == Status.READY, boxes.epoch == _C.epoch)
+    query = sa.select(*RECORD).join(sandboxes_table, here).where(_C.name == name, _C.state == CompanionState.READY)
+    found = [_record(row) for row in await connection.execute(query)]
+    last = await handoffs.latest_of(connection, [one.sandbox for one in found])
+    return [(one, last.get(one.sandbox)) for one in found]
 
 
 async def begin(connection: AsyncConnection, new: Companion) -> Companion:
@@ -57,9 +71,11 @@ async def forget(connection: AsyncConnection, sandbox: str) -> None:
 
 def _stored(one: Companion) -> dict[str, Any]:
     values = {name: getattr(one, name) for name in Companion.__slots__}
-    return {**values, "ports": orjson.dumps(dict(one.ports)).decode(), "state": one.state.value}
+    written = {name: orjson.dumps(dict(values[name])).decode() for name in _JSON}
+    return {**values, **written, "state": one.state.value}
 
 
 def _record(row: "sa.Row[Any]") -> Companion:
     values = dict(zip(Companion.__slots__, row, strict=True))
-    return Companion(**{**values, "ports": orjson.loads(values["ports"]), "state": CompanionState(values["state"])})
+    read = {name: orjson.loads(values[name]) for name in _JSON}
+    return Companion(**{**values, **read, "state": CompanionState(values["state"])})

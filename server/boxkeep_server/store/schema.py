@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from boxkeep_server.model.checkpoints import CheckpointState
 from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.companions import CompanionState
+from boxkeep_server.model.handoffs import HandoffStatus
 from boxkeep_server.model.statuses import STEPS, Status
 from boxkeep_server.model.webhooks import DeliveryState, DisabledReason
 
@@ -44,6 +45,9 @@ PAUSE_OWED: Final = sa.text("status = 'paused' AND (stored_epoch IS NULL OR stor
 """Paused sandboxes whose snapshot has no whole copy in the store of blobs."""
 CHECKPOINT_OWED: Final = sa.text("state = 'whole' AND stored_at IS NULL")
 """Checkpoints that have none."""
+
+HANDOFF_OPEN: Final = sa.text("status IN ('pending', 'accepted')")
+"""Handoffs that something may come of yet."""
 
 plans = sa.Table(
     "plans",
@@ -452,6 +456,7 @@ companions = sa.Table(
     _ms("heard_to", nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("ports", sa.Text, nullable=False),
+    sa.Column("facts", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),
     _ms("updated_at", nullable=False),
     sa.ForeignKeyConstraint(["sandbox"], ["sandboxes.id"], ondelete="CASCADE"),
@@ -459,3 +464,37 @@ companions = sa.Table(
     sa.CheckConstraint("attempt >= 0 AND heard_to >= 0", name="counts"),
 )
 """Programs of ours that accompany what runs in a sandbox, and what they were last heard to say."""
+
+handoffs = sa.Table(
+    "handoffs",
+    metadata,
+    _id(primary_key=True),
+    _id("sandbox", nullable=False),
+    _id("organisation", nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("reason", sa.String(32), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("requested_by", sa.String(16), nullable=False),
+    sa.Column("exclusive", sa.Boolean, nullable=False),
+    sa.Column("controller", sa.String(200)),
+    sa.Column("resume_prompt", sa.Text),
+    sa.Column("note", sa.Text),
+    _ms("requested_at", nullable=False),
+    _ms("accepted_at"),
+    _ms("completed_at"),
+    _ms("expires_at", nullable=False),
+    _ms("updated_at", nullable=False),
+    sa.ForeignKeyConstraint(["sandbox"], ["sandboxes.id"], ondelete="CASCADE"),
+    sa.CheckConstraint(_among("status", HandoffStatus), name="status"),
+    sa.CheckConstraint("status <> 'accepted' OR controller IS NOT NULL", name="accepted_by_somebody"),
+    sa.CheckConstraint("(status = 'completed') = (completed_at IS NOT NULL)", name="completed_at_a_time"),
+    sa.Index("ix_handoffs_of", "sandbox", "requested_at", "id"),
+    sa.Index(
+        "uq_handoffs_open",
+        "sandbox",
+        unique=True,
+        sqlite_where=HANDOFF_OPEN,
+        postgresql_where=HANDOFF_OPEN,
+    ),
+)
+"""A person takes a sandbox's browser over: one at a time."""

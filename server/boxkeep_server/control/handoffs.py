@@ -1,0 +1,184 @@
+"""Handoffs: asked for, accepted, completed, cancelled, and expired; the browser is driven by whom they say."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from boxkeep_server.control.keys import Caller
+from boxkeep_server.control.sandboxes import Sandboxes
+from boxkeep_server.control.steps import SYSTEM, Steps
+from boxkeep_server.model.browsers import browser_wish
+from boxkeep_server.model.errors import Conflict, NotReady
+from boxkeep_server.model.handoffs import (
+    LONGEST_MS,
+    USUAL_MS,
+    Handoff,
+    HandoffConflict,
+    HandoffNotFound,
+    HandoffReason,
+    HandoffStatus,
+    Requester,
+)
+from boxkeep_server.model.ids import new_id
+from boxkeep_server.model.sandboxes import Sandbox
+from boxkeep_server.store import handoffs, organisations
+from boxkeep_server.store.database import Database
+
+DRIVE: Final = "reconcile:drive"
+
+Completed = Callable[[Sandbox, Handoff], Awaitable[None]]
+
+
+async def _nothing(_sandbox: Sandbox, _handoff: Handoff) -> None:
+    return
+
+
+class Handoffs:
+    """The use cases. All raise `SandboxNotFound`. `completed` is called with each that was, before that is answered."""
+
+    def __init__(self, database: Database, steps: Steps, sandboxes: Sandboxes, completed: Completed = _nothing) -> None:
+        self._database = database
+        self._steps = steps
+        self._sandboxes = sandboxes
+        self._completed = completed
+
+    async def request(
+        self,
+        caller: Caller,
+        sandbox_id: str,
+        reason: HandoffReason,
+        message: str,
+        *,
+        requested_by: Requester = "sdk",
+        exclusive: bool = False,
+        resume_prompt: str | None = None,
+        expires_in_ms: int | None = None,
+        handoff_id: str | None = None,
+    ) -> Handoff:
+        """Ask for a person; one that is there already under `handoff_id` is given as it is.
+
+        Raises:
+            NotReady: the sandbox does not run.
+            Conflict: it has no browser that a person may have, or a handoff is open.
+        """
+        sandbox = await self._sandboxes.get(caller, sandbox_id)
+        _check_may_be_had(sandbox)
+        now = self._steps.now_ms()
+        new = Handoff(
+            id=handoff_id or new_id(),
+            sandbox=sandbox.id,
+            organisation=sandbox.organisation,
+            status=HandoffStatus.PENDING,
+            reason=reason,
+            message=message,
+            requested_by=requested_by,
+            exclusive=exclusive,
+            controller=None,
+            resume_prompt=resume_prompt,
+            note=None,
+            requested_at=now,
+            accepted_at=None,
+            completed_at=None,
+            expires_at=now + min(expires_in_ms or USUAL_MS, LONGEST_MS),
+            updated_at=now,
+        )
+        async with self._database.writing() as connection:
+            await organisations.lock_organisation(connection, sandbox.organisation)
+            if handoff_id is not None and (made := await handoffs.get(connection, handoff_id)) is not None:
+                return made
+            before = await handoffs.latest(connection, sandbox.id)
+            if before is not None and before.open:
+                raise HandoffConflict(f"A handoff is {before.status} already", requestId=before.id)
+            await handoffs.add(connection, new, caller.key_id)
+        self._steps.tell_of(sandbox.id)
+        return new
+
+    async def latest(self, sandbox_id: str) -> Handoff | None:
+        """The handoff that a sandbox had last."""
+        async with self._database.reading() as connection:
+            return await handoffs.latest(connection, sandbox_id)
+
+    async def read(self, caller: Caller, sandbox_id: str) -> Handoff:
+        """The handoff that a caller's sandbox had last.
+
+        Raises:
+            HandoffNotFound: it had none.
+        """
+        sandbox = await self._sandboxes.get(caller, sandbox_id)
+        found = await self.latest(sandbox.id)
+        if found is None:
+            raise HandoffNotFound
+        return found
+
+    async def accept(self, caller: Caller, sandbox_id: str, controller: str) -> Handoff:
+        """A person drives from now on. Again for the same person: as it is.
+
+        Raises:
+            HandoffNotFound, HandoffConflict: there is none that could be.
+            NotReady: the sandbox does not run.
+        """
+        sandbox = await self._sandboxes.get(caller, sandbox_id)
+        if not sandbox.running:
+            raise NotReady
+        before = await self.read(caller, sandbox_id)
+        if (before.status, before.controller) == (HandoffStatus.ACCEPTED, controller):
+            return before
+        at = self._steps.now_ms()
+        return await self._step(caller, before, HandoffStatus.ACCEPTED, controller=controller, accepted_at=at)
+
+    async def complete(self, caller: Caller, sandbox_id: str, note: str | None) -> Handoff:
+        """The person has done what was asked, and the agent drives again. Again: as it is.
+
+        Raises:
+            HandoffNotFound, HandoffConflict: there is none that could be.
+        """
+        before = await self.read(caller, sandbox_id)
+        if before.status is HandoffStatus.COMPLETED:
+            return before
+        at = self._steps.now_ms()
+        done = await self._step(caller, before, HandoffStatus.COMPLETED, note=note, completed_at=at)
+        await self._completed(await self._sandboxes.get(caller, sandbox_id), done)
+        return done
+
+    async def cancel(self, caller: Caller, sandbox_id: str) -> Handoff:
+        """It is not wanted any more. Again: as it is.
+
+        Raises:
+            HandoffNotFound, HandoffConflict: there is none that could be.
+        """
+        before = await self.read(caller, sandbox_id)
+        if before.status is HandoffStatus.CANCELLED:
+            return before
+        return await self._step(caller, before, HandoffStatus.CANCELLED)
+
+    async def expire_once(self) -> int:
+        """End those whose time is over; how many."""
+        now = self._steps.now_ms()
+        async with self._database.reading() as connection:
+            found = await handoffs.expired(connection, now)
+        for one in found:
+            async with self._database.writing() as connection:
+                await handoffs.step(connection, one, HandoffStatus.EXPIRED, now, SYSTEM)
+            self._told(one)
+        return len(found)
+
+    async def _step(self, caller: Caller, before: Handoff, after: HandoffStatus, **changes: object) -> Handoff:
+        async with self._database.writing() as connection:
+            moved = await handoffs.step(connection, before, after, self._steps.now_ms(), caller.key_id, **changes)
+        if moved is None:
+            raise HandoffConflict("The handoff has changed in this moment")
+        self._told(moved)
+        return moved
+
+    def _told(self, one: Handoff) -> None:
+        self._steps.tell_of(one.sandbox)
+        self._steps.wake(DRIVE)
+
+
+def _check_may_be_had(sandbox: Sandbox) -> None:
+    if browser_wish(sandbox.capabilities) is None:
+        raise Conflict("The sandbox has no browser that could be handed to a person")
+    browser = (sandbox.capabilities or {}).get("browser")
+    if not isinstance(browser, dict) or browser.get("humanInLoop") is not True:
+        raise Conflict("The sandbox was not created with capabilities.browser.humanInLoop")
+    if not sandbox.running:
+        raise NotReady
