@@ -110,8 +110,10 @@ def config(
     hostname: str,
     argv: Sequence[str],
     first_uid: int | None,
+    cells: bool = False,
 ) -> dict[str, Any]:
-    """The OCI config of a machine that runs `argv` as its PID 1. `first_uid` is given under runc alone."""
+    """The OCI config of a machine that runs `argv` as its PID 1. `first_uid` is given under runc alone; `cells` where
+    its browser may make namespaces."""
     runc = isolation == "runc"
     capabilities = list(_CAPABILITIES if runc else _RUNSC_CAPABILITIES)
     # Within gVisor the guest alone has one right more, to name the machine: what it starts is bounded by the others.
@@ -137,7 +139,7 @@ def config(
             "namespaces": _namespaces(layout.netns, runc),
             "cgroupsPath": layout.cgroup,
             "resources": _resources(ceilings, host, runc),
-            **(_confinement(first_uid) if first_uid is not None else {"seccomp": seccomp.gvisor_profile()}),
+            **(_confinement(first_uid, cells) if first_uid is not None else {"seccomp": seccomp.gvisor_profile()}),
         },
     }
 
@@ -208,12 +210,12 @@ def _resources(ceilings: Ceilings, host: Host, runc: bool) -> dict[str, Any]:
     }
 
 
-def _confinement(first_uid: int) -> dict[str, Any]:
+def _confinement(first_uid: int, cells: bool) -> dict[str, Any]:
     mapping = [{"containerID": 0, "hostID": first_uid, "size": RANGE}]
     return {
         "uidMappings": mapping,
         "gidMappings": mapping,
-        "seccomp": seccomp.profile(),
+        "seccomp": seccomp.profile(cells=cells),
         "maskedPaths": list(_MASKED),
         "readonlyPaths": list(_READONLY),
     }

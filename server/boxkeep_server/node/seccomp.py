@@ -10,6 +10,8 @@ _EPERM: Final = 1
 _EAFNOSUPPORT: Final = 97
 # CLONE_NEW*: time, mount, cgroup, uts, ipc, user, pid, net.
 _NAMESPACES: Final = 0x80 | 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x20000000 | 0x40000000
+# Those that a browser locks its renderers up in: user, pid, net. In them it mounts nothing.
+_CELLS: Final = 0x10000000 | 0x20000000 | 0x40000000
 # The type that all ioctls of btrfs carry in their number, and those of them that any program uses to copy a file.
 _BTRFS: Final = 0x94
 _CLONING: Final = (0x40049409, 0x4020940D, 0xC0189436)
@@ -73,8 +75,8 @@ _TALKING: Final = """
 """
 
 
-def profile(machine: str = platform.machine()) -> dict[str, Any]:
-    """The seccomp section of an OCI config for the host's architecture.
+def profile(machine: str = platform.machine(), *, cells: bool = False) -> dict[str, Any]:
+    """The seccomp section of an OCI config for the host's architecture. `cells`: a browser may lock up its own parts.
 
     Refused with EPERM: namespaces, mounts, attaching to other processes, keys, BPF, performance counters, io_uring,
     userfaultfd, modules, clocks, swap, reboot. Unknown calls are answered ENOSYS, so that programs fall back.
@@ -86,7 +88,7 @@ def profile(machine: str = platform.machine()) -> dict[str, Any]:
         "syscalls": [
             _allow(" ".join((_FILES, _WAITING, _MEMORY, _PROCESSES, _TALKING)).split()),
             _refuse(_REFUSED.split(), _EPERM),
-            *_namespaces(),
+            *_namespaces(_NAMESPACES & ~_CELLS if cells else _NAMESPACES),
             *(_allow(["socket"], _equals(0, family)) for family in _SOCKET_FAMILIES),
             _refuse(["socket"], _EAFNOSUPPORT, {"index": 0, "value": max(_SOCKET_FAMILIES), "op": "SCMP_CMP_GT"}),
             *(_allow(["personality"], _equals(0, value)) for value in _PERSONALITIES),
@@ -124,8 +126,8 @@ _REFUSED: Final = """
 """
 
 
-def _namespaces() -> list[dict[str, Any]]:
-    none = {"index": 0, "value": _NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+def _namespaces(refused: int) -> list[dict[str, Any]]:
+    none = {"index": 0, "value": refused, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
     return [
         _allow(["clone", "unshare"], none),
         # clone3 hides its flags behind a pointer; the C library falls back to clone on ENOSYS.
