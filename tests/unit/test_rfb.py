@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boxkeep_server.gateway.rfb import NoViewer, Words
+from boxkeep_server.web.viewer.rfb import NoViewer, Words
 
 OPENING = b"RFB 003.008\n\x01\x01"
 UPDATE = b"\x03\x01" + bytes(8)

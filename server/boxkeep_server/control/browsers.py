@@ -10,6 +10,7 @@ from boxkeep_server.control.companions import Companions, Kind
 from boxkeep_server.control.handoffs import Handoffs
 from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.sandboxes import Sandboxes
+from boxkeep_server.control.visits import Duplex, Visits
 from boxkeep_server.model.browsers import (
     DEVTOOLS_PORT,
     DISPLAY_PORT,
@@ -33,10 +34,11 @@ PASSING_PROFILE: Final = "/home/user/.cache/boxkeep-browser"
 class Browsers:
     """The use cases. All raise `SandboxNotFound`, and those that do something `NotReady` and `Conflict`."""
 
-    def __init__(self, sandboxes: Sandboxes, companions: Companions, handoffs: Handoffs) -> None:
+    def __init__(self, sandboxes: Sandboxes, companions: Companions, handoffs: Handoffs, visits: Visits) -> None:
         self._sandboxes = sandboxes
         self._companions = companions
         self._handoffs = handoffs
+        self._visits = visits
 
     def wanted(self, sandbox: Sandbox) -> Sequence[Kind]:
         """The companions that a sandbox's browser is made of."""
@@ -89,6 +91,19 @@ class Browsers:
         if browser is None:
             raise NotReady
         return sandbox, browser
+
+    async def display(self, caller: Caller, sandbox_id: str) -> Duplex:
+        """A connection to the display, which speaks VNC; close it when done.
+
+        Raises:
+            NotReady, Conflict: it does not run now, has none, or none yet.
+            SandboxFault, Unavailable, TimedOut: as the sandbox is.
+        """
+        _, browser = await self.read(caller, sandbox_id)
+        if browser.display is None:
+            raise Conflict("The browser is starting")
+        visit = await self._visits.begin(caller, sandbox_id)
+        return await visit.duplex({"op": "port.dial", "port": browser.display})
 
     async def navigate(self, caller: Caller, sandbox_id: str, url: str) -> None:
         """Have the page in front go to a URL. Raises also as `Companions.order`."""

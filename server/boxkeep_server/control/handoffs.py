@@ -125,6 +125,13 @@ class Handoffs:
         at = self._steps.now_ms()
         return await self._step(caller, before, HandoffStatus.ACCEPTED, controller=controller, accepted_at=at)
 
+    async def take(self, caller: Caller, sandbox_id: str, controller: str) -> Handoff:
+        """A person drives from now on, whether one was asked for or not. Raises as `request` and `accept`."""
+        latest = await self.latest(sandbox_id)
+        if latest is None or not latest.open:
+            await self.request(caller, sandbox_id, "custom", "", requested_by="dashboard")
+        return await self.accept(caller, sandbox_id, controller)
+
     async def complete(self, caller: Caller, sandbox_id: str, note: str | None) -> Handoff:
         """The person has done what was asked, and the agent drives again. Again: as it is.
 
@@ -175,10 +182,10 @@ class Handoffs:
 
 
 def _check_may_be_had(sandbox: Sandbox) -> None:
-    if browser_wish(sandbox.capabilities) is None:
+    wish = browser_wish(sandbox.capabilities)
+    if wish is None:
         raise Conflict("The sandbox has no browser that could be handed to a person")
-    browser = (sandbox.capabilities or {}).get("browser")
-    if not isinstance(browser, dict) or browser.get("humanInLoop") is not True:
+    if not wish.human_in_loop:
         raise Conflict("The sandbox was not created with capabilities.browser.humanInLoop")
     if not sandbox.running:
         raise NotReady

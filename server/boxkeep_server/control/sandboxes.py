@@ -293,6 +293,11 @@ class Sandboxes:
                     return Shutdown(ended, [sandbox.id for sandbox in (*alive, *waiting)])
                 await ear.heard(min(left_s, POLL_S))
 
+    async def hear(self, sandbox_id: str, within_s: float) -> None:
+        """Return when something of a sandbox may have changed, or the time is up."""
+        with self._changes.listen(sandbox_id) as ear:
+            await ear.heard(within_s)
+
     async def wait(self, caller: Caller, sandbox_id: str, timeout_ms: int) -> Sandbox:
         """A sandbox once it is ready, paused or over, or as it is when the time is up."""
         until = asyncio.get_running_loop().time() + timeout_ms / 1000

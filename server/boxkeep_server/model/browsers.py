@@ -27,6 +27,7 @@ class BrowserWish:
     width: int
     height: int
     persistent_profile: bool
+    human_in_loop: bool
     proxy_url: str | None
 
 
@@ -40,13 +41,15 @@ def browser_wish(capabilities: Mapping[str, object] | None) -> BrowserWish | Non
         width=size.get("width", WIDTH),
         height=size.get("height", HEIGHT),
         persistent_profile=browser.get("persistentProfile") is True,
+        human_in_loop=browser.get("humanInLoop") is True,
         proxy_url=browser.get("byoProxyUrl"),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Browser:
-    """A sandbox's browser as it is now. `devtools` and `display` are ports of loopback inside, where it serves them."""
+    """A sandbox's browser as it is now. `devtools` and `display` are ports of loopback inside, where it serves them;
+    `human_in_loop`: a person may take it over."""
 
     status: CompanionState
     reason: str | None
@@ -54,14 +57,18 @@ class Browser:
     devtools: int | None
     display: int | None
     updated_at: int
+    human_in_loop: bool
 
 
 def browser_of(sandbox: Sandbox, companion: Companion | None) -> Browser | None:
     """The browser of a sandbox, None where it has none, or none that lives now."""
-    if not sandbox.running or browser_wish(sandbox.capabilities) is None:
+    wish = browser_wish(sandbox.capabilities)
+    if not sandbox.running or wish is None:
         return None
+    human = wish.human_in_loop
     if companion is None or companion.epoch != sandbox.epoch:
-        return Browser(CompanionState.STARTING, None, "ai", None, None, sandbox.ready_at or sandbox.created_at)
+        began = sandbox.ready_at or sandbox.created_at
+        return Browser(CompanionState.STARTING, None, "ai", None, None, began, human)
     return Browser(
         status=companion.state,
         reason=companion.reason,
@@ -69,6 +76,7 @@ def browser_of(sandbox: Sandbox, companion: Companion | None) -> Browser | None:
         devtools=companion.ports.get(DEVTOOLS),
         display=companion.ports.get(DISPLAY),
         updated_at=companion.updated_at,
+        human_in_loop=human,
     )
 
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from boxkeep_server.control.artifacts import Artifacts
+from boxkeep_server.control.browsers import Browsers
 from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.files import Files
+from boxkeep_server.control.handoffs import Handoffs
 from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Caller, Keys
 from boxkeep_server.control.pausing import Pausing
@@ -28,7 +31,8 @@ async def _always() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """Everything that answers. `public_url` has no slash at its end; `ready` raises `Unavailable` when it is not so."""
+    """Everything that answers. `novnc` is where that package is, if it is there. `public_url` has no slash at its end;
+    `ready` raises `Unavailable` when it is not so."""
 
     keys: Keys
     rates: Rates
@@ -44,6 +48,9 @@ class Parts:
     tokens: Tokens
     webhooks: Webhooks
     accounts: Accounts
+    browsers: Browsers
+    handoffs: Handoffs
+    novnc: Path
     public_url: str
     ready: Callable[[], Awaitable[None]] = _always
     metrics: Metrics = field(default_factory=Metrics)

@@ -26,6 +26,7 @@ class Purpose(StrEnum):
     DOWNLOAD = "download"
     UPLOAD = "upload"
     ARTIFACT = "artifact"
+    VIEWER = "viewer"
 
 
 @dataclass(frozen=True, slots=True)

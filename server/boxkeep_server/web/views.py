@@ -9,6 +9,7 @@ from boxkeep_server.model.artifacts import Artifact, Kept
 from boxkeep_server.model.checkpoints import Checkpoint
 from boxkeep_server.model.commands import Command
 from boxkeep_server.model.events import Event
+from boxkeep_server.model.handoffs import Handoff
 from boxkeep_server.model.sandboxes import SIZE, Sandbox
 from boxkeep_server.model.statuses import ACTIVE, OVER, Status
 from boxkeep_server.model.webhooks import ALL, Delivery, Webhook
@@ -67,6 +68,26 @@ def whole(sandbox: Sandbox, active: bool, terminal_url: str | None, artifacts: K
             "autoResume": sandbox.lifecycle.auto_resume,
         },
         "envNames": sandbox.env_names,
+    }
+
+
+def handoff_shown(one: Handoff) -> dict[str, object]:
+    """A handoff."""
+    return {
+        "requestId": one.id,
+        "status": one.status,
+        "reason": one.reason,
+        "message": one.message,
+        "requestedBy": one.requested_by,
+        "exclusive": one.exclusive,
+        "controller": one.controller,
+        "resumePrompt": one.resume_prompt,
+        "note": one.note,
+        "requestedAt": one.requested_at,
+        "acceptedAt": one.accepted_at,
+        "completedAt": one.completed_at,
+        "expiresAt": one.expires_at,
+        "updatedAt": one.updated_at,
     }
 
 
