@@ -1,37 +1,56 @@
-"""The operation on ports: bytes both ways to what listens inside on the loopback address."""
+"""Operations on ports: what listens inside, and bytes both ways to it."""
 
 import asyncio
+from typing import Any
 
 from boxkeep_guest import frames
 from boxkeep_guest.calls import Call, Op
 from boxkeep_guest.errors import BadFrame, Refused
+from boxkeep_guest.listeners import described, listening
 
 CONNECT_SECONDS = 10.0
 _LOOPBACKS = ("127.0.0.1", "::1")
 
 
-def ops() -> dict[str, Op]:
-    """The operations by name."""
-    return {"port.dial": Op(_dial, counted=False, duplex=True)}
+class PortCalls:
+    """The handlers. `own` is the port of the wire itself, which is nobody's to see or to dial."""
 
+    def __init__(self, own: int) -> None:
+        self._own = own
 
-async def _dial(call: Call) -> None:
-    port = call.fields.integer("port", least=1, most=65535)
-    reader, writer = await _connect(port)
-    try:
-        await call.answer()
-        await _relay(call, reader, writer)
-    finally:
-        writer.close()
+    def ops(self) -> dict[str, Op]:
+        """The operations by name."""
+        return {"port.list": Op(self._list), "port.dial": Op(self._dial, counted=False, duplex=True)}
 
+    async def _list(self, call: Call) -> None:
+        await call.answer(listeners=await asyncio.get_running_loop().run_in_executor(None, self._listeners))
 
-async def _connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    for address in _LOOPBACKS:
+    def _listeners(self) -> list[dict[str, Any]]:
+        return described([one for one in listening() if one.port != self._own])
+
+    async def _dial(self, call: Call) -> None:
+        port = call.fields.integer("port", least=1, most=65535)
+        if port == self._own:
+            raise Refused("not_permitted", f"Port {port} is the sandbox's own")
+        reader, writer = await _connect(port, (*_LOOPBACKS, call.connection.own_address))
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                return await asyncio.open_connection(address, port, limit=frames.DATA_MOST)
-        except (OSError, TimeoutError):
-            continue
+            await call.answer()
+            await _relay(call, reader, writer)
+        finally:
+            writer.close()
+
+
+async def _connect(port: int, addresses: tuple[str, ...]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to the first of these addresses on which something takes it."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            for address in addresses:
+                try:
+                    return await asyncio.open_connection(address, port, limit=frames.DATA_MOST)
+                except OSError:
+                    continue
+    except TimeoutError:
+        raise Refused("not_running", f"What listens on port {port} takes no connections") from None
     raise Refused("not_running", f"Nothing listens on port {port}")
 
 
