@@ -26,9 +26,11 @@ from boxkeep_server.control.copies import Copies
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.fleet import Fleet
 from boxkeep_server.control.idempotency import Idempotency
-from boxkeep_server.control.keys import Caller, Keys
+from boxkeep_server.control.keys import Keys
 from boxkeep_server.control.liveness import Liveness
 from boxkeep_server.control.pausing import Pausing
+from boxkeep_server.control.presence import Presence
+from boxkeep_server.control.previews import Previews
 from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.rates import Rates
 from boxkeep_server.control.reach import LastLook, Reacher
@@ -62,10 +64,13 @@ from boxkeep_server.control.webhooks import DELIVER, Webhooks
 from boxkeep_server.engine.gone import GoneEngine
 from boxkeep_server.engine.interface import Engine, EngineError
 from boxkeep_server.engine.local import LocalEngine
+from boxkeep_server.gateway.build import gateway_over
+from boxkeep_server.gateway.listener import Gateway
 from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.model.errors import NotReady, TimedOut, Unavailable
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import ClaimState
+from boxkeep_server.model.previews import PreviewUrls
 from boxkeep_server.model.sandboxes import Reason, Sandbox
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.nodes.client import NodeClient
@@ -184,13 +189,14 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     salvage = Salvage(database, steps, Artifacts(database, steps, sandboxes, last_files, blobs))
     release = Release(database, steps, engine, reacher, take, salvage)
     settler = Settler(visits=visits, rows=rows, recorder=recorder, oom_kills=reacher.oom_kills, now_ms=now_ms)
+    presence = Presence()
     warn = Warn(database, steps)
     expire = Expire(database, steps, pausing, warn, at_hours_limit=settings.control.at_hours_limit)
     idle = Idle(
         database,
         steps,
         pausing,
-        busy=lambda sandbox: settler.attends(sandbox) or liveness.waited_for(sandbox),
+        busy=lambda sandbox: settler.attends(sandbox) or liveness.waited_for(sandbox) or presence.has(sandbox),
         used_at=visits.used_at,
     )
     retire = Retire(database, steps, blobs, kept_ms=settings.blobs.artifacts_kept_days * 24 * HOUR_MS)
@@ -229,7 +235,10 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         tokens=Tokens(key_file(settings.lib / "control" / "tokens.key"), now_ms),
         webhooks=Webhooks(database, changes, seal, reach, now_ms),
         accounts=Accounts(database, now_ms),
+        previews=Previews(database, steps, sandboxes, visits),
+        presence=presence,
         public_url=settings.public_url,
+        preview_urls=PreviewUrls.below(settings.preview_url),
         ready=partial(_ready, database, engine),
         metrics=metrics,
     )
@@ -280,7 +289,7 @@ def blobs_of(settings: Settings) -> Blobs:
     )
 
 
-async def _never(_caller: Caller, _sandbox: Sandbox) -> Sandbox:
+async def _never(_actor: str, _sandbox: Sandbox) -> Sandbox:
     """Nothing wakes what is ending."""
     raise NotReady
 
@@ -299,6 +308,12 @@ async def _ready(database: Database, engine: Engine) -> None:
         raise Unavailable("The node is away") from error
     if not any(node.images for node in nodes):
         raise Unavailable("The node has no image yet")
+
+
+async def _run(control: Control, gateway: Gateway) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(control.run())
+        tasks.create_task(gateway.run())
 
 
 @asynccontextmanager
@@ -392,7 +407,7 @@ async def _serve(settings: Settings) -> None:
                 timeout_graceful_shutdown=STOP_WITHIN_S,
             )
         )
-        work = asyncio.create_task(control.run())
+        work = asyncio.create_task(_run(control, gateway_over(control.parts, settings.control)))
         work.add_done_callback(lambda _: setattr(server, "should_exit", True))
         try:
             await server.serve()

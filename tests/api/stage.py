@@ -21,6 +21,8 @@ from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Keys
 from boxkeep_server.control.liveness import Liveness
 from boxkeep_server.control.pausing import Pausing
+from boxkeep_server.control.presence import Presence
+from boxkeep_server.control.previews import Previews
 from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.rates import Rates
 from boxkeep_server.control.reach import LastLook, Reacher
@@ -40,6 +42,7 @@ from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Claim, ClaimState
 from boxkeep_server.model.node_api import Release as Remains
 from boxkeep_server.model.plans import BUILT_IN, Plan
+from boxkeep_server.model.previews import PreviewUrls
 from boxkeep_server.model.rates import RATES, CallKind, Rate
 from boxkeep_server.model.sandboxes import NewSandbox, Sandbox
 from boxkeep_server.model.scopes import Scope
@@ -53,6 +56,7 @@ from boxkeep_server.web.parts import Parts
 from boxkeep_server.web.tokens import Tokens
 
 PUBLIC = "http://boxkeep.test"
+PREVIEWS = "http://localhost:7072"
 UNLIMITED: Plan = BUILT_IN["unlimited"]
 
 
@@ -185,7 +189,10 @@ class Stage:
             tokens=Tokens(b"k" * 32, self.clock),
             webhooks=Webhooks(database, self.changes, self.seal, self.reach, self.clock),
             accounts=Accounts(database, self.clock),
+            previews=Previews(database, self.steps, self.sandboxes, visits),
+            presence=Presence(),
             public_url=PUBLIC,
+            preview_urls=PreviewUrls.below(PREVIEWS),
         )
         self.app = build(self.parts)
 
