@@ -4,12 +4,45 @@ nothing but the gateway stands between them."""
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import h11
 
+from boxkeep_server.gateway.listener import Gateway
+from boxkeep_server.gateway.process import doors_over
+from tests.api.stage import Stage
+from tests.guests import free_port
+
 Serve = Callable[["Inside"], Awaitable[None]]
 LINES_END = b"\r\n\r\n"
+
+
+@asynccontextmanager
+async def opened_gateway(stage: Stage, **changes: Any) -> AsyncIterator[int]:
+    """The port of a real gateway of the stage, some of whose doors are changed."""
+    port = free_port()
+    parts = stage.parts
+    doors = doors_over(parts.keys, parts.tokens, parts.previews, parts.preview_urls, stage.presence, believed=False)
+    task = asyncio.create_task(Gateway(replace(doors, **changes), "127.0.0.1", port).run())
+    await _until_taken(port)
+    try:
+        yield port
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _until_taken(port: int) -> None:
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.01)
+        else:
+            writer.close()
+            return
 
 
 @dataclass

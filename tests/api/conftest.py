@@ -1,22 +1,18 @@
 """Fixtures of the API's tests: a stage, clients of two organisations, and a ready sandbox with a real guest inside."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-
-from dataclasses import replace
 
 import httpx
 import pytest_asyncio
 import uvicorn
 
-from boxkeep_server.gateway.build import doors_of
-from boxkeep_server.gateway.listener import Gateway
 from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.web.heads import BoundedHeads
 from tests.api.stage import Stage, staged
 from tests.guests import GuestProgram, free_port, guest_program, own_guest, pool
+from tests.previews import opened_gateway
 
 __all__ = ["guest_program", "own_guest", "pool"]
 
@@ -55,26 +51,8 @@ async def served(stage: Stage) -> AsyncIterator[str]:
 @pytest_asyncio.fixture
 async def gateway(stage: Stage) -> AsyncIterator[int]:
     """The port of a real gateway of the stage."""
-    port = free_port()
-    doors = replace(doors_of(stage.parts, believed=False), head_s=20.0)
-    task = asyncio.create_task(Gateway(doors, "127.0.0.1", port).run())
-    await until_taken(port)
-    yield port
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-
-
-async def until_taken(port: int) -> None:
-    """Return when something listens on a port of loopback."""
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            await asyncio.sleep(0.01)
-        else:
-            writer.close()
-            return
+    async with opened_gateway(stage) as port:
+        yield port
 
 
 @pytest_asyncio.fixture

@@ -92,7 +92,7 @@ class Exchange:
             self._heard()
             if isinstance(event, h11.Response):
                 if ambiguous(event):
-                    raise Malformed("The length of the answer is said in two ways")
+                    raise Malformed("The answer can be read in two ways")
                 return h11.Response(status_code=event.status_code, reason=event.reason, headers=mended(event))
             if not isinstance(event, h11.InformationalResponse):
                 raise Malformed("There is no answer")

@@ -15,6 +15,7 @@ TOKEN_HEADER: Final = b"x-boxkeep-token"
 COOKIES: Final = ("__Host-boxkeep_preview", "boxkeep_preview")
 """Names of our cookie: by TLS, and without."""
 
+VERSIONS: Final = (b"1.0", b"1.1")
 _HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"te", b"trailer", b"upgrade"}
 )
@@ -56,6 +57,8 @@ def check_request(request: h11.Request) -> None:
     Raises:
         Refusal
     """
+    if request.http_version not in VERSIONS:
+        raise bad_request("HTTP/1.1 is spoken here", 505)
     if request.method in (b"CONNECT", b"TRACE"):
         raise bad_request(f"{request.method.decode()} is not passed on", 405)
     if not request.target.startswith(b"/") and (request.method, request.target) != (b"OPTIONS", b"*"):
@@ -65,8 +68,8 @@ def check_request(request: h11.Request) -> None:
 
 
 def ambiguous(response: h11.Response) -> bool:
-    """Whether another server could read an answer's length otherwise than we do."""
-    return _two_lengths(response)
+    """Whether a browser could read an answer otherwise than we do."""
+    return response.http_version not in VERSIONS or _two_lengths(response)
 
 
 def _two_lengths(message: h11.Request | h11.Response) -> bool:
@@ -147,7 +150,7 @@ def _without_ours(header: Header) -> Header | None:
     name, value = header
     match name.lower():
         case b"cookie":
-            kept = [part.strip() for part in value.split(b";") if not _is_our_cookie(part)]
+            kept = [part.strip() for part in value.split(b";") if part.strip() and not _is_our_cookie(part)]
             return (name, b"; ".join(kept)) if kept else None
         case b"authorization":
             return None if KEY_PATTERN.search(value.decode("latin-1")) else header
@@ -178,7 +181,7 @@ def _cookies_mended(headers: Iterable[Header]) -> Iterator[Header]:
             yield name, value
         elif not _is_our_cookie(value):
             attributes = [part for part in value.split(b";") if _attribute(part) != b"domain"]
-            yield name, b";".join(attributes)
+            yield name, b";".join(attributes).strip()
 
 
 def _attribute(part: bytes) -> bytes:

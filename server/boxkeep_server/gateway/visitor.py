@@ -5,6 +5,7 @@ import logging
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 import h11
@@ -154,7 +155,12 @@ class Visitor:
             stack.push_async_callback(stream.close)
             exchange = Exchange(self._client, inside)
             await exchange.run(request)
-            if inside.reusable and self._client.reusable and self._doors.room.keeps(place.sandbox):
+            if (
+                inside.reusable
+                and not inside.left_over
+                and self._client.reusable
+                and self._doors.room.keeps(place.sandbox)
+            ):
                 inside.next_cycle()
                 self._kept = (place, stream, inside)
                 stack.pop_all()
@@ -183,7 +189,9 @@ class Visitor:
         headers, body = body_of(refusal, for_people=for_people)
         closing = request is None or _has_body(request)
         whole = [*headers, ("Content-Length", str(len(body))), *([("Connection", "close")] if closing else [])]
-        await self._client.send(h11.Response(status_code=refusal.status, headers=whole))
+        await self._client.send(
+            h11.Response(status_code=refusal.status, reason=HTTPStatus(refusal.status).phrase, headers=whole)
+        )
         if request is None or request.method != b"HEAD":
             await self._client.send(h11.Data(data=body))
         await self._client.send(h11.EndOfMessage())

@@ -10,7 +10,7 @@ from boxkeep_server.control.files import Files
 from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Caller, Keys
 from boxkeep_server.control.pausing import Pausing
-from boxkeep_server.control.presence import Presence
+from boxkeep_server.control.presence import Attendance
 from boxkeep_server.control.previews import Previews
 from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.rates import Rates
@@ -48,7 +48,7 @@ class Parts:
     webhooks: Webhooks
     accounts: Accounts
     previews: Previews
-    presence: Presence
+    attendance: Attendance
     public_url: str
     preview_urls: PreviewUrls
     ready: Callable[[], Awaitable[None]] = _always
@@ -56,4 +56,4 @@ class Parts:
 
     def active(self, sandbox_id: str) -> bool:
         """Whether a command, a terminal or a visitor of a preview is in a sandbox now."""
-        return self.commands.active(sandbox_id) or self.presence.has(sandbox_id)
+        return self.commands.active(sandbox_id) or self.attendance.has(sandbox_id)
