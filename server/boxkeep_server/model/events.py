@@ -41,6 +41,8 @@ class EventType(StrEnum):
     HANDOFF_COMPLETED = "sandbox.handoff.completed"
     HANDOFF_CANCELLED = "sandbox.handoff.cancelled"
     HANDOFF_EXPIRED = "sandbox.handoff.expired"
+    PORT_PUBLISHED = "sandbox.port.published"
+    PORT_WITHDRAWN = "sandbox.port.withdrawn"
     LIMIT_WARNING = "sandbox.limit.warning"
     LIMIT_REACHED = "sandbox.limit.reached"
 
@@ -62,6 +64,8 @@ INTERNAL: Final = QUIET | {
     EventType.PAUSING,
     EventType.REQUEUED,
     EventType.CHANGED,
+    EventType.PORT_PUBLISHED,
+    EventType.PORT_WITHDRAWN,
     EventType.COMMAND_STARTED,
     EventType.COMMAND_ENDED,
 }

@@ -498,3 +498,15 @@ handoffs = sa.Table(
     ),
 )
 """A person takes a sandbox's browser over: one at a time."""
+
+public_ports = sa.Table(
+    "public_ports",
+    metadata,
+    _id("sandbox", primary_key=True),
+    sa.Column("port", sa.Integer, primary_key=True, autoincrement=False),
+    _ms("created_at", nullable=False),
+    _id("created_by", nullable=False),
+    sa.ForeignKeyConstraint(["sandbox"], ["sandboxes.id"], ondelete="CASCADE"),
+    sa.CheckConstraint("port BETWEEN 1 AND 65535", name="port"),
+)
+"""Ports that are reached without a token. Rows go with what their sandbox holds, and a fork begins without any."""

@@ -27,6 +27,8 @@ class Purpose(StrEnum):
     UPLOAD = "upload"
     ARTIFACT = "artifact"
     VIEWER = "viewer"
+    PREVIEW = "preview"
+    PREVIEW_SESSION = "preview_session"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,11 @@ class Tokens:
         self._secret = secret
         self._now_ms = now_ms
 
-    def sign(self, organisation: str, sandbox: str, purpose: Purpose, key_id: str, bound: str) -> tuple[str, int]:
-        """A token and when it expires, epoch ms: five minutes from now."""
-        expires_at = self._now_ms() + LIFE_MS
+    def sign(
+        self, organisation: str, sandbox: str, purpose: Purpose, key_id: str, bound: str, life_ms: int = LIFE_MS
+    ) -> tuple[str, int]:
+        """A token and when it expires, epoch ms: five minutes from now unless `life_ms` says otherwise."""
+        expires_at = self._now_ms() + life_ms
         payload = _encode(orjson.dumps([organisation, sandbox, purpose, key_id, bound, expires_at]))
         return f"{payload}.{_encode(self._mac(payload))}", expires_at
 
