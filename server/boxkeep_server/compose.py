@@ -17,12 +17,15 @@ import uvloop
 from boxkeep_server.blobs.chosen import blobs_of, snapshots_copied
 from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.audit import Audit
+from boxkeep_server.control.browsers import Browsers
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.commands import Commands
+from boxkeep_server.control.companions import Companions
 from boxkeep_server.control.copies import Copies
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.fleet import Fleet
+from boxkeep_server.control.handoffs import DRIVE, Handoffs
 from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Keys
 from boxkeep_server.control.liveness import Liveness
@@ -33,11 +36,13 @@ from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.rates import Rates
 from boxkeep_server.control.reach import LastLook, Reacher
 from boxkeep_server.control.reconcile import runner
+from boxkeep_server.control.reconcile.attend import Attend
 from boxkeep_server.control.reconcile.collect import Collect
 from boxkeep_server.control.reconcile.count import Count
 from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.reconcile.deliver import Deliver
 from boxkeep_server.control.reconcile.discard import Discard
+from boxkeep_server.control.reconcile.drive import Drive
 from boxkeep_server.control.reconcile.expire import Expire
 from boxkeep_server.control.reconcile.extend import Extend
 from boxkeep_server.control.reconcile.idle import Idle
@@ -54,7 +59,19 @@ from boxkeep_server.control.record import Recorder
 from boxkeep_server.control.salvage import Salvage
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.settle import Settler
-from boxkeep_server.control.steps import ANY, DISCARD, EXTEND, OBSERVE, PAUSE, PLACE, RELEASE, TAKE, UPLOAD, Steps
+from boxkeep_server.control.steps import (
+    ANY,
+    ATTEND,
+    DISCARD,
+    EXTEND,
+    OBSERVE,
+    PAUSE,
+    PLACE,
+    RELEASE,
+    TAKE,
+    UPLOAD,
+    Steps,
+)
 from boxkeep_server.control.terminals import Terminals
 from boxkeep_server.control.usage import Accounts
 from boxkeep_server.control.visits import Visits
@@ -187,6 +204,12 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     release = Release(database, steps, engine, reacher, take, salvage)
     settler = Settler(visits=visits, rows=rows, recorder=recorder, oom_kills=reacher.oom_kills, now_ms=now_ms)
     attendance = Attendance(now_ms)
+    own_liveness = Liveness(sandboxes.states, partial(_any_change, changes))  # who waits there keeps nobody awake
+    companions = Companions(database, steps, Visits(reacher, guests, own_liveness, now_ms, _never))
+    handoffs = Handoffs(database, steps, sandboxes)
+    browsers = Browsers(sandboxes, companions, handoffs, visits)
+    attend = Attend(database, companions, browsers.wanted)
+    drive = Drive(database, companions, handoffs)
     warn = Warn(database, steps)
     expire = Expire(database, steps, pausing, warn, at_hours_limit=settings.control.at_hours_limit)
     idle = Idle(
@@ -211,6 +234,9 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         Round("tidy", upload.tidy, 30.0, (DISCARD,)),
         Round("observe", observe.run_once, 2.0, (OBSERVE,)),
         Round("extend", Extend(database, steps, engine).run_once, 2.0, (EXTEND,)),
+        Round("attend", attend.run_once, 0.5, (ATTEND,)),
+        Round("drive", drive.run_once, 0.5, (DRIVE,)),
+        Round("lapse", handoffs.expire_once, 0.5),
         Round("deliver", deliver.run_once, 0.25, (DELIVER,)),
         Round("retire", retire.run_once, 60.0),
         Round("sweep", retire.sweep, HOUR_MS / 1000),
@@ -234,6 +260,9 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         accounts=Accounts(database, now_ms),
         previews=Previews(database, steps, sandboxes, visits),
         attendance=attendance,
+        browsers=browsers,
+        handoffs=handoffs,
+        novnc=settings.images / "novnc",
         public_url=settings.public_url,
         preview_urls=PreviewUrls.below(settings.preview_url),
         ready=partial(_ready, database, engine),
@@ -252,12 +281,14 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
             release.last_looks.crowd,
             release.crowd,
             deliver.crowd,
+            attend.crowd,
+            drive.crowd,
         ),
         copies=copies,
         engine=engine,
         recorder=recorder,
         settler=settler,
-        livenesses=(liveness, last_liveness),
+        livenesses=(liveness, last_liveness, own_liveness),
     )
 
 

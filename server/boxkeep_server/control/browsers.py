@@ -1,5 +1,6 @@
 """Browsers of sandboxes: how each is started, and what users do with one."""
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -20,12 +21,15 @@ from boxkeep_server.model.browsers import (
     browser_of,
     browser_wish,
 )
-from boxkeep_server.model.errors import Conflict, NotReady
+from boxkeep_server.model.companions import CompanionState
+from boxkeep_server.model.errors import Conflict, NotReady, TimedOut
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.handoffs import mode_of
 from boxkeep_server.model.sandboxes import Sandbox
 
 PROGRAM: Final = "/.boxkeep/guest/bin/desktop"
+START_S: Final = 60.0
+LOOK_S: Final = 0.5
 USER: Final = "user"
 KEPT_PROFILE: Final = "/home/user/.config/boxkeep-browser"
 PASSING_PROFILE: Final = "/home/user/.cache/boxkeep-browser"
@@ -104,6 +108,25 @@ class Browsers:
             raise Conflict("The browser is starting")
         visit = await self._visits.begin(caller, sandbox_id)
         return await visit.duplex({"op": "port.dial", "port": browser.display})
+
+    async def start(self, caller: Caller, sandbox_id: str, url: str | None) -> None:
+        """Wait until the browser is ready, tried anew where it had been given up, and have it go to a URL, if any.
+
+        Raises:
+            TimedOut: it is not ready in time.
+        """
+        sandbox, browser = await self.read(caller, sandbox_id)
+        if browser.status is CompanionState.FAILED:
+            await self._companions.try_again(sandbox, NAME)
+        try:
+            async with asyncio.timeout(START_S):
+                while browser.status is not CompanionState.READY:
+                    await self._sandboxes.hear(sandbox.id, LOOK_S)
+                    _, browser = await self.read(caller, sandbox_id)
+        except TimeoutError as late:
+            raise TimedOut("The browser is not ready yet") from late
+        if url is not None:
+            await self.navigate(caller, sandbox_id, url)
 
     async def navigate(self, caller: Caller, sandbox_id: str, url: str) -> None:
         """Have the page in front go to a URL. Raises also as `Companions.order`."""

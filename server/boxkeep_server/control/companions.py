@@ -9,7 +9,7 @@ from typing import Final
 import orjson
 
 from boxkeep_server.control.inside import read_count, read_process
-from boxkeep_server.control.steps import SYSTEM, Steps
+from boxkeep_server.control.steps import ATTEND, SYSTEM, Steps
 from boxkeep_server.control.visits import Visit, Visits
 from boxkeep_server.model.companions import LINE_MOST, Companion, CompanionState, Said, heard, read_said
 from boxkeep_server.model.errors import Conflict, NotReady, SandboxFault, TimedOut
@@ -91,6 +91,15 @@ class Companions:
         """What is known of a sandbox's companions, by name."""
         async with self._database.reading() as connection:
             return {one.name: one for one in await companions.of(connection, sandbox)}
+
+    async def try_again(self, sandbox: Sandbox, name: str) -> None:
+        """Have one that was given up be tried again."""
+        one = (await self.of(sandbox.id)).get(name)
+        if one is not None and one.state is CompanionState.FAILED:
+            after = replace(one.again(), updated_at=self._steps.now_ms())
+            async with self._database.writing() as connection:
+                await companions.change(connection, one, after, None, SYSTEM)
+            self._steps.wake(ATTEND)
 
     async def order_of(self, sandbox_id: str, name: str, **order: object) -> None:
         """`order` for our own purposes, in a sandbox that is ready. Raises the same."""

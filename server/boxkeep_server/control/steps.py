@@ -17,11 +17,13 @@ DISCARD: Final = "reconcile:discard"
 UPLOAD: Final = "reconcile:upload"
 RELEASE: Final = "reconcile:release"
 OBSERVE: Final = "reconcile:observe"
+ATTEND: Final = "reconcile:attend"
 EXTEND: Final = "reconcile:extend"
 ANY: Final = "any"
 SYSTEM: Final = "system"
 
 _WAKES: Final = {
+    Status.READY: (ATTEND,),
     Status.PAUSING: (PAUSE,),
     Status.PAUSED: (PLACE, UPLOAD),
     Status.ENDING: (RELEASE,),

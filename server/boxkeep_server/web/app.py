@@ -17,10 +17,12 @@ from boxkeep_server.web.openapi import document
 from boxkeep_server.web.parts import Parts
 from boxkeep_server.web.routes import (
     artifacts,
+    browsers,
     checkpoints,
     commands,
     events,
     files,
+    handoffs,
     later,
     ports,
     processes,
@@ -33,6 +35,8 @@ from boxkeep_server.web.routes import (
     webhooks,
 )
 from boxkeep_server.web.terminal_urls import SOCKET_PATH
+from boxkeep_server.web.viewer import urls as viewer_urls
+from boxkeep_server.web.viewer.socket import ViewerSocket
 
 OPERATIONS = (
     *sandboxes.OPERATIONS,
@@ -46,6 +50,8 @@ OPERATIONS = (
     *artifacts.OPERATIONS,
     *checkpoints.OPERATIONS,
     *ports.OPERATIONS,
+    *browsers.OPERATIONS,
+    *handoffs.OPERATIONS,
     *webhooks.OPERATIONS,
     *usage.OPERATIONS,
     *later.OPERATIONS,
@@ -60,12 +66,13 @@ def described() -> dict[str, Any]:
 
 
 class Api:
-    """HTTP to the dispatch, WebSockets to the terminals, everything else refused."""
+    """HTTP to the dispatch, WebSockets to terminals and viewers, everything else refused."""
 
     def __init__(self, parts: Parts) -> None:
         shown = service.described(described())
         self._dispatch = Dispatch(OPERATIONS, (*service.OPERATIONS, shown), parts)
         self._terminals = terminals.TerminalSocket(parts)
+        self._viewers = ViewerSocket(parts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or connection."""
@@ -73,6 +80,8 @@ class Api:
             await self._dispatch(scope, receive, send)
         elif scope["path"] == SOCKET_PATH:
             await self._terminals(scope, receive, send)
+        elif scope["path"] == viewer_urls.SOCKET_PATH:
+            await self._viewers(scope, receive, send)
         else:
             nothing = NotFound(f"There is nothing at {scope['path'][:200]}")
             await WebSocket(scope, receive, send).send_denial_response(response_of(nothing))

@@ -97,13 +97,9 @@ def _asked(wish: Capabilities) -> Iterator[str]:
 
 
 def _asked_of_browser(browser: Browser) -> Iterator[str]:
-    if browser.mode not in (None, "none"):
+    if browser.mode == PAIRED:
         yield f"browser.mode: {browser.mode}"
-    for name, asked in (
-        ("recording", browser.recording),
-        ("persistentProfile", browser.persistent_profile),
-        ("streamPreview", browser.stream_preview),
-        ("humanInLoop", browser.human_in_loop),
-    ):
-        if asked:
-            yield f"browser.{name}"
+    if browser.recording:
+        yield "browser.recording"
+    if browser.byo_proxy_url is not None and "@" in browser.byo_proxy_url:
+        yield "browser.byoProxyUrl with a password"

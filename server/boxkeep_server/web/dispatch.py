@@ -20,6 +20,8 @@ from boxkeep_server.web.idempotent import answer_once, key_of
 from boxkeep_server.web.json_bodies import check_content_type, parse_object, read_body
 from boxkeep_server.web.operations import AnyOperation, Call, OpenOperation
 from boxkeep_server.web.parts import Caller, Parts
+from boxkeep_server.web.viewer.pages import Pages
+from boxkeep_server.web.viewer.urls import PAGE_PATH
 
 BODY_SECONDS = 60
 
@@ -29,6 +31,7 @@ class Dispatch:
 
     def __init__(self, operations: Iterable[AnyOperation], opened: Iterable[OpenOperation], parts: Parts) -> None:
         self._parts = parts
+        self._pages = Pages(parts.novnc)
         self._opened = {operation.path: operation for operation in opened}
         self._routes: dict[str, dict[str, AnyOperation]] = {}
         for operation in operations:
@@ -47,6 +50,11 @@ class Dispatch:
             if method not in ("GET", "HEAD"):
                 raise MethodNotAllowed(method, path, ("GET", "HEAD"))
             return await opened.handler(request, self._parts)
+        if path.startswith(PAGE_PATH):
+            scope[ROUTE] = PAGE_PATH
+            if method not in ("GET", "HEAD"):
+                raise MethodNotAllowed(method, path, ("GET", "HEAD"))
+            return self._pages.answer(path)
         methods = self._routes.get(path)
         if methods is None:
             raise NotFound(f"There is nothing at {path[:200]}")

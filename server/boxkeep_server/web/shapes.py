@@ -165,6 +165,67 @@ class KeptShape(Shape):
     updated_at: int
 
 
+class HandoffShape(Shape):
+    """A handoff of a sandbox's browser to a person."""
+
+    request_id: str
+    status: Literal["pending", "accepted", "completed", "cancelled", "expired"]
+    reason: Literal["mfa", "captcha", "approval", "login_failed", "ambiguous_ui", "file_download", "custom"]
+    message: str
+    requested_by: Literal["agent", "worker", "sdk", "dashboard"]
+    exclusive: bool = Field(description="Whether the agent may not even watch while a person drives.")
+    controller: str | None
+    resume_prompt: str | None
+    note: str | None
+    requested_at: int
+    accepted_at: int | None
+    completed_at: int | None
+    expires_at: int
+    updated_at: int
+
+
+ControlMode = Literal["ai", "shared", "human"]
+BrowserStatus = Literal["starting", "ready", "failed"]
+
+
+class BrowserPreviewShape(Shape):
+    """How a sandbox's browser is, and who drives it."""
+
+    status: BrowserStatus
+    control_mode: ControlMode
+    controller: str | None = Field(description="The person who drives, null while it is the agent.")
+    updated_at: int
+
+
+class BrowserShape(BrowserPreviewShape):
+    """A sandbox's browser."""
+
+    id: str
+    reason: str | None = Field(description="Why it broke last, null while all is well.")
+    cdp_url: Secret | None
+
+
+class PairedBrowserShape(Shape):
+    """A sandbox's browser, as a read of the sandbox shows it."""
+
+    session_id: str
+    cdp_url: Secret | None = Field(description="WebSocket of its protocol, to be opened within five minutes.")
+    preview_url: Secret | None = Field(description="A page that shows its screen, read-only.")
+    control_mode: ControlMode
+    controller: str | None
+    handoff_requested_at: int | None
+    updated_at: int
+
+
+class ViewerShape(Shape):
+    """A page that shows a browser's screen."""
+
+    id: str
+    url: Secret
+    read_only: bool
+    expires_at: int
+
+
 class SandboxShape(ListedShape):
     """A sandbox."""
 
@@ -176,10 +237,10 @@ class SandboxShape(ListedShape):
         "`GET /v1/sandboxes/ports` has those that open."
     )
     capabilities: dict[str, Any] | None
-    paired_browser: dict[str, Any] | None
+    paired_browser: PairedBrowserShape | None = Field(description="Null where there is none, or it does not run.")
     opencode: dict[str, Any] | None
-    browser_preview: dict[str, Any] | None
-    human_handoff: dict[str, Any] | None
+    browser_preview: BrowserPreviewShape | None
+    human_handoff: HandoffShape | None = Field(description="The latest, while there is a browser that runs.")
     artifacts: KeptShape | None = Field(description="What was published of it; null where nothing is kept.")
     pause_keeps: Literal["memory", "files"] | None = Field(
         description="What a pause keeps, or kept: processes with their memory, or files alone."

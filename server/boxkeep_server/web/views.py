@@ -6,6 +6,7 @@ import orjson
 from starlette.responses import Response
 
 from boxkeep_server.model.artifacts import Artifact, Kept
+from boxkeep_server.model.browsers import Browser
 from boxkeep_server.model.checkpoints import Checkpoint
 from boxkeep_server.model.commands import Command
 from boxkeep_server.model.events import Event
@@ -70,6 +71,16 @@ def whole(
             "autoResume": sandbox.lifecycle.auto_resume,
         },
         "envNames": sandbox.env_names,
+    }
+
+
+def browser_preview(browser: Browser, handoff: Handoff | None) -> dict[str, object]:
+    """How a browser is, and who drives it."""
+    return {
+        "status": browser.status,
+        "controlMode": browser.mode,
+        "controller": handoff.controller if handoff is not None and handoff.mode != "ai" else None,
+        "updatedAt": browser.updated_at,
     }
 
 

@@ -1,6 +1,6 @@
 """What is asked for and not there yet: its fields are checked as they will be, then a 501 names it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 from starlette.responses import Response
@@ -36,47 +36,6 @@ class InSandbox(Fields):
     """A sandbox."""
 
     id: SandboxId
-
-
-class StartPreview(InSandbox):
-    """A preview to be started."""
-
-    url: Annotated[Text, Field(max_length=2048)] | None = None
-    port: Port | None = None
-
-
-class Navigate(InSandbox):
-    """Where a preview is to go."""
-
-    url: Url
-
-
-class Resize(InSandbox):
-    """A preview's new size in pixels."""
-
-    width: Annotated[int, Field(ge=100, le=7680)]
-    height: Annotated[int, Field(ge=100, le=4320)]
-
-
-class Handoff(InSandbox):
-    """A request for a person's help."""
-
-    reason: Literal["mfa", "captcha", "approval", "login_failed", "ambiguous_ui", "file_download", "custom"]
-    message: Note
-    resume_prompt: Note | None = None
-    expires_in_ms: Annotated[int, Field(ge=1)] | None = None
-
-
-class Accept(InSandbox):
-    """Who takes over."""
-
-    controller: Annotated[Text, Field(min_length=1, max_length=200)]
-
-
-class Complete(InSandbox):
-    """What the person did."""
-
-    note: Note | None = None
 
 
 class Prompt(InSandbox):
@@ -140,20 +99,9 @@ def _later(
 
 
 _S = "/v1/sandboxes"
-_PREVIEWS = "Previews are"
-_HANDOFF, _AGENTS = "Handoffs are", "Agents are"
+_AGENTS = "Agents are"
 
 OPERATIONS: tuple[AnyOperation, ...] = (
-    _later("GET", f"{_S}/preview", "readPreview", _PREVIEWS, Scope.EXEC, query=OfSandbox),
-    _later("POST", f"{_S}/preview/start", "startPreview", _PREVIEWS, Scope.EXEC, CallKind.EXEC, body=StartPreview),
-    _later("POST", f"{_S}/preview/navigate", "navigatePreview", _PREVIEWS, Scope.EXEC, CallKind.EXEC, body=Navigate),
-    _later("POST", f"{_S}/preview/resize", "resizePreview", _PREVIEWS, Scope.EXEC, CallKind.EXEC, body=Resize),
-    _later("GET", f"{_S}/preview/viewer", "previewViewer", _PREVIEWS, Scope.EXEC, query=OfSandbox),
-    _later("POST", f"{_S}/handoff", "requestHandoff", _HANDOFF, Scope.MANAGE, CallKind.EXEC, body=Handoff),
-    _later("GET", f"{_S}/handoff", "readHandoff", _HANDOFF, Scope.MANAGE, query=OfSandbox),
-    _later("POST", f"{_S}/handoff/accept", "acceptHandoff", _HANDOFF, Scope.MANAGE, CallKind.EXEC, body=Accept),
-    _later("POST", f"{_S}/handoff/complete", "completeHandoff", _HANDOFF, Scope.MANAGE, CallKind.EXEC, body=Complete),
-    _later("POST", f"{_S}/handoff/cancel", "cancelHandoff", _HANDOFF, Scope.MANAGE, CallKind.EXEC, body=InSandbox),
     _later("POST", f"{_S}/opencode/prompt", "prompt", _AGENTS, Scope.EXEC, CallKind.PROMPT, body=Prompt),
     _later("POST", f"{_S}/opencode/tasks", "createTask", _AGENTS, Scope.EXEC, CallKind.PROMPT, body=Prompt),
     _later("GET", f"{_S}/opencode/tasks", "readTasks", _AGENTS, Scope.EXEC, query=OfTask),

@@ -17,8 +17,9 @@ from boxkeep_server.web.capabilities import check_built, check_plan
 from boxkeep_server.web.fields import Fields, Nothing, Query, QueryInt, Text, sentence
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 from boxkeep_server.web.parts import Caller
+from boxkeep_server.web.routes.browsers import paired_browser
 from boxkeep_server.web.terminal_urls import new_terminal_id, terminal_url
-from boxkeep_server.web.views import created, json_response, listed, whole
+from boxkeep_server.web.views import browser_preview, created, handoff_shown, json_response, listed, whole
 from boxkeep_server.web.wishes import CreateBody, PatchBody, check_duration
 
 LONGEST_WAIT_MS = 300_000
@@ -129,7 +130,21 @@ async def _read_one(call: Call, sandbox_id: str) -> Response:
     if sandbox.running and permits(call.caller.scopes, Scope.EXEC):
         url = terminal_url(call.parts, call.caller, sandbox.id, new_terminal_id(call.parts, sandbox.id)).url
     base = call.parts.preview_urls.base(sandbox.id)
-    return json_response(whole(sandbox, call.parts.active(sandbox.id), url, base, kept))
+    shown = whole(sandbox, call.parts.active(sandbox.id), url, base, kept)
+    return json_response({**shown, **await _browser(call, sandbox)})
+
+
+async def _browser(call: Call, sandbox: Sandbox) -> dict[str, object]:
+    """What there is of a sandbox's browser; nothing is asked for that was not wished."""
+    browser = await call.parts.browsers.of(sandbox)
+    if browser is None:
+        return {}
+    handoff = await call.parts.handoffs.latest(sandbox.id)
+    return {
+        "pairedBrowser": paired_browser(call, sandbox, browser, handoff),
+        "browserPreview": browser_preview(browser, handoff),
+        "humanHandoff": None if handoff is None else handoff_shown(handoff),
+    }
 
 
 async def end(call: Call, query: DeleteQuery, body: DeleteBody) -> Response:
