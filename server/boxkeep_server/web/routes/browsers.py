@@ -138,7 +138,7 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         path=PATH,
         name="readPreview",
         summary="See how a sandbox's browser is",
-        description="Playwright's `connectOverCDP` and Puppeteer's `connect` take `cdpUrl` as it is, within five minutes. "
+        description="Playwright's `connectOverCDP` and Puppeteer's `connect` take `cdpUrl` as it is, for five minutes. "
         "It is null while the browser starts, and for a key that may not exec.",
         scope=Scope.EXEC,
         kind=CallKind.READ,
