@@ -16,6 +16,7 @@ from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.commands import Commands
+from boxkeep_server.control.documents import Documents
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Keys
@@ -166,6 +167,10 @@ class Stage:
         )
         self._release = Release(database, self.steps, self.node, self.reacher, take, self.salvage)  # type: ignore[arg-type]
         self._running = (self.recorder.run, self.settler.run, liveness.run, ending.run, self._releasing)
+        commands = Commands(
+            visits=visits, recorder=self.recorder, settler=self.settler, new_id=new_id, now_ms=self.clock
+        )
+        published = Artifacts(database, self.steps, self.sandboxes, files, self.blobs)
         self.parts = Parts(
             keys=self.keys,
             rates=Rates(time.monotonic, limited=rates is not None, rates=rates or RATES),
@@ -173,12 +178,17 @@ class Stage:
             sandboxes=self.sandboxes,
             pausing=self.pausing,
             checkpoints=Checkpoints(database, self.steps, self.changes, self.sandboxes, self.pausing),
-            commands=Commands(
-                visits=visits, recorder=self.recorder, settler=self.settler, new_id=new_id, now_ms=self.clock
-            ),
+            commands=commands,
             processes=Processes(visits=visits, rows=self.rows, settler=self.settler, now_ms=self.clock),
             files=files,
-            artifacts=Artifacts(database, self.steps, self.sandboxes, files, self.blobs),
+            artifacts=published,
+            documents=Documents(
+                sandboxes=self.sandboxes,
+                commands=commands,
+                artifacts=published,
+                recorder=self.recorder,
+                now_ms=self.clock,
+            ),
             terminals=Terminals(
                 visits=visits, rows=self.rows, recorder=self.recorder, settler=self.settler, now_ms=self.clock
             ),

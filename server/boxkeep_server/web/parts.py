@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.commands import Commands
+from boxkeep_server.control.documents import Documents
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Caller, Keys
@@ -40,6 +41,7 @@ class Parts:
     processes: Processes
     files: Files
     artifacts: Artifacts
+    documents: Documents
     terminals: Terminals
     tokens: Tokens
     webhooks: Webhooks
