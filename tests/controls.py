@@ -64,7 +64,7 @@ class Rig:
         seal = Seal(b"k" * 32)
         self.keys = Keys(database, clock, lambda: float(clock()))
         self.fleet = Fleet(engine)
-        self.sandboxes = Sandboxes(database, steps, self.changes, seal, self.fleet.isolations)
+        self.sandboxes = Sandboxes(database, steps, self.changes, seal, self.fleet.isolations, self.fleet.images)
         self.reacher = reacher = Reacher(self.sandboxes, engine, GuestPool())
         self.copies = Copies(database, engine, blobs or MemoryBlobs(clock), partial(derived, b"k" * 32), clock)
         self.upload = Upload(database, steps, self.copies)

@@ -16,6 +16,7 @@ from boxkeep_server.engine.interface import (
     Unsupported,
 )
 from boxkeep_server.model.ids import new_id
+from boxkeep_server.model.images import Layers
 from boxkeep_server.model.node_api import (
     BaseKind,
     Claim,
@@ -32,6 +33,14 @@ from boxkeep_server.model.node_api import (
 )
 
 IMAGES = ("bun", "python", "base")
+IMAGE = Layers(("1" * 32, "2" * 32))
+BASES: frozenset[tuple[BaseKind, str]] = frozenset(
+    [*(("layer", one) for one in IMAGE.digests), ("image", IMAGE.digest), ("guest", "g")]
+)
+
+
+def _content(kind: BaseKind, digest: str) -> bytes:
+    return IMAGE.text if kind == "image" else f"{kind} {digest}".encode()
 
 
 class MemoryEngine:
@@ -48,7 +57,7 @@ class MemoryEngine:
         self.checkpoints: dict[str, Snapshot] = {}
         self.pause_fails: NotPaused | None = None
         self.wishes: list[ClaimWish] = []
-        self.bases: set[tuple[BaseKind, str]] = {("image", "d"), ("guest", "g")}
+        self.bases: set[tuple[BaseKind, str]] = set(BASES)
 
     @property
     def used(self) -> int:
@@ -79,7 +88,7 @@ class MemoryEngine:
                 machine=new_id(),
                 isolation=wish.isolation or "runc",
                 image=wish.image,
-                digest="d",
+                digest=IMAGE.digest,
                 state=ClaimState.RUNNING,
                 address="127.0.0.1",
                 port=1,
@@ -116,7 +125,7 @@ class MemoryEngine:
             role="main",
             isolation=claim.isolation,
             image=claim.image,
-            digest="d",
+            digest=IMAGE.digest,
             keeps="memory" if memory and claim.isolation == "runsc" else "files",
             bytes=1 << 30,
             taken_at=self.now_ms(),
@@ -167,10 +176,12 @@ class MemoryEngine:
     async def base(self, node: str, kind: BaseKind, digest: str) -> AsyncGenerator[bytes, None]:
         if (kind, digest) not in self.bases:
             raise SnapshotUnfit("there is none")
-        yield f"{kind} {digest}".encode()
+        yield _content(kind, digest)
 
     async def bring_base(self, node: str, kind: BaseKind, digest: str, chunks: AsyncIterable[bytes]) -> None:
-        assert b"".join([chunk async for chunk in chunks]) == f"{kind} {digest}".encode()
+        assert b"".join([chunk async for chunk in chunks]) == _content(kind, digest)
+        if kind == "image":
+            assert {("layer", one) for one in IMAGE.digests} <= self.bases, "an image came before its layers"
         self.bases.add((kind, digest))
 
     def lose_everything(self) -> None:
@@ -209,7 +220,7 @@ class MemoryEngine:
                     "runsc": IsolationFacts(version="1", pause_keeps="memory"),
                 },
                 default_isolation="runc",
-                images=dict.fromkeys(IMAGES, "d"),
+                images=dict.fromkeys(IMAGES, IMAGE.digest),
                 slots=self.slots,
                 slots_used=self.used,
                 warm={},

@@ -9,37 +9,38 @@ from pathlib import Path
 
 from boxkeep_server.node.host_mirrors import read_host_mirrors
 from boxkeep_server.node.image_build import Builder
-from boxkeep_server.node.images import current
+from boxkeep_server.node.images import archive_of, current, layers_of
+from boxkeep_server.node.layers import TREE as TREE_OF_LAYER
+from boxkeep_server.node.layers import unpack
 from boxkeep_server.node.recipes import read_recipes
 
 TREE = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("TEST_CACHE", "/var/cache/boxkeep"))
 
 
-def images() -> Path:
-    """The directory of the images, all built."""
+def images(*software: str) -> Path:
+    """The directory of the images, built with this capability software at least."""
     place = CACHE / "images"
-    Builder(place, read_recipes(), read_host_mirrors()).build_all()
+    Builder(place, read_recipes(software), read_host_mirrors()).build_all()
     return place
 
 
 def base_tree() -> Path:
     """The base image, unpacked: a Debian tree for tests that need one and no node."""
     place = images()
-    digest = current(place)["base"]
-    tree = CACHE / "trees" / digest
-    tree.parent.mkdir(exist_ok=True)
+    (layer,) = layers_of(place, current(place)["base"]).digests
+    unpacked = CACHE / "trees" / layer
+    unpacked.parent.mkdir(exist_ok=True)
     with (CACHE / "trees.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not tree.exists():
-            for old in tree.parent.iterdir():
+        if not unpacked.exists():
+            for old in unpacked.parent.iterdir():
                 shutil.rmtree(old)
-            half = tree.with_suffix(".half")
+            half = unpacked.with_suffix(".half")
             half.mkdir()
-            archive = place / f"{digest}.tar.zst"
-            subprocess.run(["tar", "--numeric-owner", "--zstd", "-x", "-C", half, "-f", archive], check=True)
-            half.rename(tree)
-    return tree
+            unpack(archive_of(place, layer), half)
+            half.rename(unpacked)
+    return unpacked / TREE_OF_LAYER
 
 
 def runsc_binary() -> str | None:

@@ -23,6 +23,7 @@ from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.companions import Companions
 from boxkeep_server.control.copies import Copies
+from boxkeep_server.control.documents import Documents
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.fleet import Fleet
 from boxkeep_server.control.handoffs import DRIVE, Handoffs
@@ -174,7 +175,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     steps = Steps(database, changes, now_ms)
     fleet = Fleet(engine)
     observe = Observe(database, steps, engine, fleet)
-    sandboxes = Sandboxes(database, steps, changes, seal, fleet.isolations)
+    sandboxes = Sandboxes(database, steps, changes, seal, fleet.isolations, fleet.images)
     reacher = Reacher(sandboxes, engine, guests)
     pausing = Pausing(database, steps, sandboxes)
     pause = Pause(database, steps, engine, reacher)
@@ -243,6 +244,8 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         Round("count", Count(engine, metrics.leaked).run_once, 30.0),
         Round("collect", Collect(database, steps, **keeping).run_once, 60.0),
     )
+    commands = Commands(visits=visits, recorder=recorder, settler=settler, new_id=new_id, now_ms=now_ms)
+    artifacts = Artifacts(database, steps, sandboxes, files, blobs)
     parts = Parts(
         keys=Keys(database, now_ms, monotonic_ms),
         rates=Rates(time.monotonic, limited=settings.control.rate_limits),
@@ -250,10 +253,13 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         sandboxes=sandboxes,
         pausing=pausing,
         checkpoints=Checkpoints(database, steps, changes, sandboxes, pausing),
-        commands=Commands(visits=visits, recorder=recorder, settler=settler, new_id=new_id, now_ms=now_ms),
+        commands=commands,
         processes=Processes(visits=visits, rows=rows, settler=settler, now_ms=now_ms),
         files=files,
-        artifacts=Artifacts(database, steps, sandboxes, files, blobs),
+        artifacts=artifacts,
+        documents=Documents(
+            sandboxes=sandboxes, commands=commands, artifacts=artifacts, recorder=recorder, now_ms=now_ms
+        ),
         terminals=Terminals(visits=visits, recorder=recorder, settler=settler, rows=rows, now_ms=now_ms),
         tokens=Tokens(key_file(settings.lib / "control" / "tokens.key"), now_ms),
         webhooks=Webhooks(database, changes, seal, reach, now_ms),

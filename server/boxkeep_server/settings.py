@@ -136,6 +136,14 @@ class NodeSettings(Section):
     images: Annotated[
         Path | None, Field(description="Where built images are kept; by default in the instance's directory.")
     ] = None
+    capabilities: Annotated[
+        tuple[Literal["documents", "browser", "opencode"], ...],
+        Field(
+            description="Capability software that images are built with: `documents`, `browser` (which brings "
+            "documents too), `opencode`. `boxkeep images build` or `make up` builds what is missing; sandboxes that "
+            "ask for none of it are made as without."
+        ),
+    ] = ()
     opened: Annotated[
         tuple[str, ...],
         Field(description="`address:port` pairs inside refused ranges that sandboxes may reach, as mirrors need."),

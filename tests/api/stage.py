@@ -13,10 +13,14 @@ import httpx
 from boxkeep_server.blobs.interface import Blobs
 from boxkeep_server.blobs.local import LocalBlobs
 from boxkeep_server.control.artifacts import Artifacts
+from boxkeep_server.control.browsers import Browsers
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.commands import Commands
+from boxkeep_server.control.companions import Companions
+from boxkeep_server.control.documents import Documents
 from boxkeep_server.control.files import Files
+from boxkeep_server.control.handoffs import Handoffs
 from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Keys
 from boxkeep_server.control.liveness import Liveness
@@ -179,6 +183,13 @@ class Stage:
             self._releasing,
             self._attending,
         )
+        own = Liveness(self.sandboxes.states, self._changed)
+        companions = Companions(database, self.steps, Visits(self.reacher, pool, own, self.clock, self.pausing.awake))
+        handoffs = Handoffs(database, self.steps, self.sandboxes)
+        commands = Commands(
+            visits=visits, recorder=self.recorder, settler=self.settler, new_id=new_id, now_ms=self.clock
+        )
+        published = Artifacts(database, self.steps, self.sandboxes, files, self.blobs)
         self.parts = Parts(
             keys=self.keys,
             rates=Rates(time.monotonic, limited=rates is not None, rates=rates or RATES),
@@ -186,12 +197,17 @@ class Stage:
             sandboxes=self.sandboxes,
             pausing=self.pausing,
             checkpoints=Checkpoints(database, self.steps, self.changes, self.sandboxes, self.pausing),
-            commands=Commands(
-                visits=visits, recorder=self.recorder, settler=self.settler, new_id=new_id, now_ms=self.clock
-            ),
+            commands=commands,
             processes=Processes(visits=visits, rows=self.rows, settler=self.settler, now_ms=self.clock),
             files=files,
-            artifacts=Artifacts(database, self.steps, self.sandboxes, files, self.blobs),
+            artifacts=published,
+            documents=Documents(
+                sandboxes=self.sandboxes,
+                commands=commands,
+                artifacts=published,
+                recorder=self.recorder,
+                now_ms=self.clock,
+            ),
             terminals=Terminals(
                 visits=visits, rows=self.rows, recorder=self.recorder, settler=self.settler, now_ms=self.clock
             ),
@@ -200,6 +216,9 @@ class Stage:
             accounts=Accounts(database, self.clock),
             previews=Previews(database, self.steps, self.sandboxes, visits),
             attendance=self.attendance,
+            browsers=Browsers(self.sandboxes, companions, handoffs, visits),
+            handoffs=handoffs,
+            novnc=folder / "novnc",
             public_url=PUBLIC,
             preview_urls=PreviewUrls.below(PREVIEWS),
         )

@@ -7,6 +7,7 @@ import pytest
 
 from boxkeep_server.blobs.interface import Written
 from boxkeep_server.control.keys import Caller
+from boxkeep_server.model.copies import base_blob
 from boxkeep_server.model.errors import TimedOut
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.sandboxes import NewSandbox, Reason, Sandbox
@@ -16,9 +17,10 @@ from boxkeep_server.store.database import Database
 from tests.blob_stores import MemoryBlobs
 from tests.contract.test_checkpoints import KEPT, ready, take
 from tests.controls import Rig, store_at
+from tests.engines import BASES as HELD
 from tests.engines import Clock, MemoryEngine
 
-BASES = ["bases/guest/g", "bases/image/d"]
+BASES = sorted(base_blob(kind, digest) for kind, digest in HELD)
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ async def test_a_node_that_lost_all_goes_on_from_the_store(rig: Rig, blobs: Memo
     assert (await now(rig, caller, box)).status is Status.READY
     for fork in forks:
         assert (await now(rig, caller, fork)).status is Status.READY
-    assert rig.engine.bases == {("image", "d"), ("guest", "g")}
+    assert rig.engine.bases == HELD
 
 
 async def test_without_a_copy_or_with_a_damaged_one_it_is_paused_again(rig: Rig, blobs: MemoryBlobs) -> None:

@@ -7,21 +7,22 @@ import logging
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from boxkeep_server.model.ids import is_id
+from boxkeep_server.model.images import Layers
 from boxkeep_server.model.node_api import LeakCount, Leaks, NetworkWish
 from boxkeep_server.node import oci
 from boxkeep_server.node.bases import Bases
 from boxkeep_server.node.bundle import Bundle, build_bundle
 from boxkeep_server.node.daemon import Ground, run_on, take_down
 from boxkeep_server.node.disks import Disks
-from boxkeep_server.node.images import Images, archive_of, digest_of
+from boxkeep_server.node.images import Images
 from boxkeep_server.node.parts import Guest
 from boxkeep_server.node.records import Records
 from boxkeep_server.settings import Settings, read_settings
+from tests.layered import add_layer, publish
 
 INSTANCE = "hdaemon"
 GUEST = Path(__file__).parent.parent.parent / "guest" / "boxkeep_guest"
@@ -150,26 +151,27 @@ def _bundle(bundles: Path) -> Bundle:
 
 
 def _tiny_image(archives: Path, kept: Path, flavour: str) -> None:
-    """An image of some programs and their libraries; one of another flavour has another content and name."""
+    """An image of some programs and their libraries, and over it a layer that is another for another flavour; both have
+    files that the other has not."""
     archives.mkdir(exist_ok=True)
-    packed = kept / f"tiny-{flavour}.tar.zst"
-    if not packed.exists():
-        with tempfile.TemporaryDirectory(dir=kept) as scratch:
-            tree = Path(scratch) / "tree"
-            _tiny_tree(tree)
-            (tree / "etc/flavour").write_text(flavour)
-            half = Path(scratch) / "half"
-            subprocess.run(["tar", "--numeric-owner", "--zstd", "-cf", half, "-C", tree, "."], check=True)
-            half.rename(packed)
-    digest = digest_of(packed)
-    if not archive_of(archives, digest).exists():
-        shutil.copyfile(packed, archive_of(archives, digest))
-    (archives / "base.json").write_text(json.dumps({"name": "base", "digest": digest}))
+    made = kept / f"tiny-{flavour}"
+    if not (made / "base.json").exists():
+        made.mkdir(exist_ok=True)
+        lowest = add_layer(made, _tiny_tree)
+        flavoured = add_layer(made, lambda tree: _flavour(tree, flavour), removed=[b"etc/plain"])
+        publish(made, "base", Layers((lowest, flavoured)))
+    shutil.copytree(made, archives, dirs_exist_ok=True)
+
+
+def _flavour(tree: Path, flavour: str) -> None:
+    (tree / "etc").mkdir()
+    (tree / "etc/flavour").write_text(flavour)
 
 
 def _tiny_tree(fresh: Path) -> None:
     for directory in ("bin", "etc", "tmp", "root", "usr/bin"):
         (fresh / directory).mkdir(parents=True)
+    (fresh / "etc/plain").write_text("not to be seen")
     (fresh / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (fresh / "etc/group").write_text("root:x:0:\n")
     for program in PROGRAMS:

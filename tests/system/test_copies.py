@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from boxkeep_server.node.images import archive_of, current
+from boxkeep_server.node.images import archive_of, current, layers_of, text_of
 from tests.buckets import Bucket, bucket
 from tests.clients import Api, Sandbox, eventually
 from tests.ingredients import images
@@ -30,8 +30,9 @@ def apart(kept: Bucket, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     """A service that keeps its blobs in the bucket, and has one image."""
     place = tmp_path_factory.mktemp("images")
     digest = current(images())["base"]
-    shutil.copyfile(archive_of(images(), digest), archive_of(place, digest))
-    shutil.copyfile(images() / "base.json", place / "base.json")
+    (layer,) = layers_of(images(), digest).digests
+    for name in (archive_of(place, layer).name, text_of(place, digest).name, "base.json"):
+        shutil.copyfile(images() / name, place / name)
     settings = {"BOXKEEP_NODE__IMAGES": str(place)}
     with running_service({**kept.settings, **settings}, beside="s") as running:
         yield running

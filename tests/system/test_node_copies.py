@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from boxkeep_server.model.ids import new_id
+from boxkeep_server.model.images import read_layers
 from boxkeep_server.model.node_api import Claim, Snapshot
 from boxkeep_server.node import btrfs
 from tests.system.node_process import Node
@@ -30,7 +31,7 @@ echo x > "/workspace/$(printf '\\303\\274 \\n odd')"
 """
 LOOK = """
 cd /workspace; stat -c '%a %h %s %n' own other link sparse large; sha256sum large; cat own link 2>/dev/null
-ls 2>/dev/null; echo *; cat /usr/bin/* /etc/group 2>&1; cat /etc/flavour
+ls 2>/dev/null; echo *; cat /usr/bin/* /etc/group 2>&1; cat /etc/flavour /etc/plain 2>&1
 """
 
 
@@ -71,6 +72,7 @@ async def test_a_node_that_has_nothing_goes_on_from_a_copy_and_the_image_under_i
     bases = await node.ask("GET", f"/v1/snapshots/{snapshot.name}/bases")
     assert snapshot.digest in bases.decode()
     image = await node.ask("GET", f"/v1/bases/image/{snapshot.digest}")
+    layers = {one: await node.ask("GET", f"/v1/bases/layer/{one}") for one in read_layers(image).digests}
     await node.stop(signal.SIGKILL)
     await node.take_down()
     shutil.rmtree(node.directory / "lib")
@@ -82,8 +84,12 @@ async def test_a_node_that_has_nothing_goes_on_from_a_copy_and_the_image_under_i
     refused = await claim_refused(node, snapshot)
     assert "unfit" in refused
     assert "image" in refused
-    status = await put(node, f"/v1/bases/image/{'0' * 32}", image)
-    assert status == 409
+    assert await put(node, f"/v1/bases/image/{'0' * 32}", image) == 409
+    for digest, layer in layers.items():
+        assert await put(node, f"/v1/bases/image/{snapshot.digest}", image) == 409, "its layers are not here"
+        assert await put(node, f"/v1/bases/layer/{digest}", layer[: len(layer) // 2]) == 409
+        assert await put(node, f"/v1/bases/layer/{digest}", layer) == 200
+    assert await held(node, snapshot.digest) == b'{"held":false}'
     assert await held(node, "0" * 32) == b'{"held":false}'
     assert await put(node, f"/v1/bases/image/{snapshot.digest}", image) == 200
     assert await held(node, snapshot.digest) == b'{"held":true}'

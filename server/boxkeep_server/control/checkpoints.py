@@ -199,6 +199,7 @@ def wanted_of(
         keeps=None,
         lost=None,
         runtime=sandbox.runtime,
+        image=sandbox.image,
         isolation=sandbox.isolation,
         node=sandbox.node,
         bytes=None,

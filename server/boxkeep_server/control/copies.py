@@ -2,17 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import Final
 
 from boxkeep_server.blobs.interface import Blobs
-from boxkeep_server.engine.interface import Engine
+from boxkeep_server.engine.interface import Engine, SnapshotUnfit
 from boxkeep_server.model.copies import Copied, Copy, base_blob
+from boxkeep_server.model.images import Layers, read_layers
 from boxkeep_server.model.node_api import BaseKind, SnapshotBases
 from boxkeep_server.store import copies
 from boxkeep_server.store.database import Database
 
 _log = logging.getLogger(__name__)
+
+_SMALL: Final = 64 << 10
 
 
 class Copies:
@@ -43,8 +47,7 @@ class Copies:
         bases = await self._engine.bases_of(node, of.name)
         async with self._database.writing() as connection:
             await copies.begin(connection, of, bases, self._now_ms())
-        for kind, digest in _each(bases):
-            await self._store_base(node, kind, digest)
+        await self._store_bases(node, bases)
         async with aclosing(self._engine.copy(node, of.name, self._key(of))) as chunks:
             written = await self._blobs.put(of.blob, chunks)
         async with self._database.writing() as connection:
@@ -88,23 +91,60 @@ class Copies:
     def _key(self, of: Copied) -> bytes:
         return self._derive(f"copy of a snapshot {of.organisation} {of.name}")
 
+    async def _store_bases(self, node: str, bases: SnapshotBases) -> None:
+        """Store what a snapshot is made over; an image after its layers, so that whatever image is there is whole."""
+        image = base_blob("image", bases.image)
+        if await self._blobs.stat(image) is None:
+            text = await _small(self._engine.base(node, "image", bases.image))
+            for layer in _layers(text).digests:
+                await self._store_base(node, "layer", layer)
+            await self._blobs.put(image, _once(text))
+        if bases.guest is not None:
+            await self._store_base(node, "guest", bases.guest)
+
     async def _store_base(self, node: str, kind: BaseKind, digest: str) -> None:
         blob = base_blob(kind, digest)
         if await self._blobs.stat(blob) is None:
             async with aclosing(self._engine.base(node, kind, digest)) as chunks:
                 await self._blobs.put(blob, chunks)
 
+    async def _bring_bases(self, node: str, bases: SnapshotBases) -> None:
+        if not await self._engine.hold_base(node, "image", bases.image):
+            text = await _small(await self._blobs.get(base_blob("image", bases.image)))
+            for layer in _layers(text).digests:
+                await self._bring_base(node, "layer", layer)
+            await self._bring_base(node, "image", bases.image)
+        if bases.guest is not None:
+            await self._bring_base(node, "guest", bases.guest)
+
+    async def _bring_base(self, node: str, kind: BaseKind, digest: str) -> None:
+        if not await self._engine.hold_base(node, kind, digest):
+            async with aclosing(await self._blobs.get(base_blob(kind, digest))) as chunks:
+                await self._engine.bring_base(node, kind, digest, chunks)
+
     async def _bring(self, copy: Copy, node: str) -> None:
-        for kind, digest in _each(copy.bases):
-            if not await self._engine.hold_base(node, kind, digest):
-                async with aclosing(await self._blobs.get(base_blob(kind, digest))) as chunks:
-                    await self._engine.bring_base(node, kind, digest, chunks)
+        await self._bring_bases(node, copy.bases)
         async with aclosing(await self._blobs.get(copy.of.blob)) as chunks:
             await self._engine.bring(node, copy.of.name, self._key(copy.of), chunks)
         _log.info("snapshot %s was brought to node %s", copy.of.name, node)
 
 
-def _each(bases: SnapshotBases) -> Iterator[tuple[BaseKind, str]]:
-    yield "image", bases.image
-    if bases.guest is not None:
-        yield "guest", bases.guest
+def _layers(text: bytes) -> Layers:
+    try:
+        return read_layers(text)
+    except ValueError as error:
+        raise SnapshotUnfit("The image under the snapshot is none") from error
+
+
+async def _small(chunks: AsyncGenerator[bytes, None]) -> bytes:
+    found = b""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            found += chunk
+            if len(found) > _SMALL:
+                raise SnapshotUnfit("The image under the snapshot is none")
+    return found
+
+
+async def _once(content: bytes) -> AsyncGenerator[bytes, None]:
+    yield content

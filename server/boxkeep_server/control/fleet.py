@@ -37,6 +37,10 @@ class Fleet:
         """The isolations that can be had, None while no node has spoken."""
         return {name for facts in self._facts.values() for name in facts.isolations} or None
 
+    def images(self) -> Collection[str] | None:
+        """The images that sandboxes can begin from, None while no node has spoken."""
+        return {name for facts in self._facts.values() for name in facts.images} or None
+
 
 def isolation_facts(facts: NodeFacts, isolation: str) -> IsolationFacts | None:
     """What an isolation can do on a node, None where the node does not offer it."""

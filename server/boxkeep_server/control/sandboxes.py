@@ -13,9 +13,10 @@ from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.steps import ANY, EXTEND, PLACE, Steps
 from boxkeep_server.model.checkpoints import CheckpointNotFound, CheckpointState
 from boxkeep_server.model.cursors import cursor_of, read_cursor
-from boxkeep_server.model.errors import Conflict, Invalid, LimitReached, SandboxNotFound, Unavailable
+from boxkeep_server.model.errors import Conflict, Invalid, LimitReached, NotBuilt, SandboxNotFound, Unavailable
 from boxkeep_server.model.events import QUIET, Event, EventType
 from boxkeep_server.model.ids import is_id, new_id
+from boxkeep_server.model.images import image_of, software_for, software_of
 from boxkeep_server.model.plans import DEFAULT_DURATION_MS, LONGEST_DURATION_MS, Plan
 from boxkeep_server.model.sandboxes import DEFAULT_RUNTIME, NewSandbox, Reason, Sandbox
 from boxkeep_server.model.statuses import OVER, Status
@@ -48,7 +49,8 @@ class Shutdown:
 
 
 class Sandboxes:
-    """The use cases. `allowed` gives the isolations that can be had now, None while that is not known."""
+    """The use cases. `allowed` gives the isolations that can be had now, `images` the images that sandboxes can begin
+    from; None while that is not known."""
 
     def __init__(
         self,
@@ -57,12 +59,14 @@ class Sandboxes:
         changes: Changes,
         seal: Seal,
         allowed: Callable[[], Collection[str] | None] = lambda: None,
+        images: Callable[[], Collection[str] | None] = lambda: None,
     ) -> None:
         self._database = database
         self._steps = steps
         self._changes = changes
         self._seal = seal
         self._allowed = allowed
+        self._images = images
         self._closed = False
 
     async def create(self, caller: Caller, wish: NewSandbox, sandbox_id: str | None = None) -> Sandbox:
@@ -75,6 +79,7 @@ class Sandboxes:
         Raises:
             Invalid: the duration is over the plan's, the isolation cannot be had, or the checkpoint is of another.
             CheckpointNotFound: there is none, or it is another's.
+            NotBuilt: no image here has what its capabilities need.
             LimitReached: the plan's concurrency or hours are used up.
             Unavailable: the service is shutting down.
         """
@@ -88,9 +93,11 @@ class Sandboxes:
             made = [await sandboxes.get(connection, one) for one in ids]
             if any(one is not None for one in made):  # all were made at once
                 return [one for one in made if one is not None and one.organisation == caller.organisation]
-            wish = await _begun_from(connection, caller, wish)
+            wish, image = await _begun_from(connection, caller, wish)
+            if wish.from_checkpoint is None:
+                self._check_image(image)
             await self.check_limits(connection, caller.organisation, plan, len(ids))
-            new = [self._new(caller, wish, one) for one in ids]
+            new = [self._new(caller, wish, image, one) for one in ids]
             for one in new:
                 sealed = None if secret is None else self._seal.close(secret, one.id)
                 await sandboxes.add(connection, one, sealed, caller.key_id)
@@ -105,7 +112,17 @@ class Sandboxes:
                 f"Invalid isolation: '{wished}' is not available here. Available: {', '.join(sorted(allowed))}"
             )
 
-    def _new(self, caller: Caller, wish: NewSandbox, sandbox_id: str) -> Sandbox:
+    def _check_image(self, image: str) -> None:
+        there = self._images()
+        software = sorted(software_of(image))
+        if software and there is not None and image not in there:
+            words = " ".join(f"--capability {one}" for one in software)
+            raise NotBuilt(
+                f"This server has no image {image}, which these capabilities need: its operator builds it by "
+                f"`boxkeep images build {words}`"
+            )
+
+    def _new(self, caller: Caller, wish: NewSandbox, image: str, sandbox_id: str) -> Sandbox:
         now = self._steps.now_ms()
         return Sandbox(
             id=sandbox_id,
@@ -114,6 +131,7 @@ class Sandboxes:
             revision=1,
             epoch=0,
             runtime=wish.runtime or DEFAULT_RUNTIME,
+            image=image,
             ephemeral=wish.ephemeral,
             max_duration_ms=checked_duration(wish.max_duration_ms, caller.plan),
             region=None,
@@ -347,10 +365,11 @@ class Sandboxes:
                     silent_since = clock()
 
 
-async def _begun_from(connection: AsyncConnection, caller: Caller, wish: NewSandbox) -> NewSandbox:
-    """A wish with what follows from the checkpoint that it names."""
+async def _begun_from(connection: AsyncConnection, caller: Caller, wish: NewSandbox) -> tuple[NewSandbox, str]:
+    """A wish with what follows from the checkpoint that it names, and the image that it asks for."""
+    needed = software_for(wish.capabilities)
     if wish.from_checkpoint is None:
-        return wish
+        return wish, image_of(wish.runtime or DEFAULT_RUNTIME, needed)
     found = await checkpoints.get(connection, wish.from_checkpoint)
     if found is None or found.organisation != caller.organisation or found.state is not CheckpointState.WHOLE:
         raise CheckpointNotFound
@@ -360,7 +379,9 @@ async def _begun_from(connection: AsyncConnection, caller: Caller, wish: NewSand
     ):
         if wished not in (None, kept):
             raise Invalid(f"Invalid {name}: the checkpoint is of {kept}")
-    return replace(wish, runtime=found.runtime, isolation=found.isolation)
+    if missing := needed - software_of(found.image):
+        raise Invalid(f"Invalid capabilities: the checkpoint is of an image without {', '.join(sorted(missing))}")
+    return replace(wish, runtime=found.runtime, isolation=found.isolation), found.image
 
 
 def checked_duration(wished_ms: int | None, plan: Plan) -> int:

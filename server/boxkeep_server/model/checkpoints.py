@@ -56,6 +56,7 @@ class Checkpoint:
     keeps: Literal["memory", "files"] | None
     lost: str | None
     runtime: Runtime
+    image: str
     isolation: Literal["runsc", "runc"]
     node: str
     bytes: int | None

@@ -25,6 +25,7 @@ class EventType(StrEnum):
     CHECKPOINT_CREATED = "sandbox.checkpoint.created"
     CHECKPOINT_RESTORED = "sandbox.checkpoint.restored"
     CHECKPOINT_DELETED = "sandbox.checkpoint.deleted"
+    DOCUMENT_CONVERTED = "sandbox.document.converted"
     COMMAND_STARTED = "sandbox.command.started"
     COMMAND_ENDED = "sandbox.command.ended"
     TERMINAL_JOINED = "sandbox.terminal.joined"

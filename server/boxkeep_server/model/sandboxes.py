@@ -83,6 +83,8 @@ class Sandbox:
     `epoch` counts the bodies it has had: it is raised each time a machine is asked for. `node`, `isolation` and
     `pause_keeps` are those of the body it has or had last.
 
+    `image` is what its bodies begin from: its runtime, with the software that its capabilities need.
+
     `from_checkpoint` is the checkpoint that it began from; `origin` the one that its next body goes on from, None where
     that is the snapshot of `kept_epoch` or nothing.
 
@@ -97,6 +99,7 @@ class Sandbox:
     revision: int
     epoch: int
     runtime: Runtime
+    image: str
     ephemeral: bool
     max_duration_ms: int
     region: str | None

@@ -49,7 +49,7 @@ M = TypeVar("M", bound=BaseModel)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _ID: Final[TypeAdapter[str]] = TypeAdapter(Id)
 _ROLE: Final[TypeAdapter[Role]] = TypeAdapter(Role)
-_DIGESTS: Final[dict[BaseKind, str]] = {"image": r"[0-9a-f]{32}", "guest": r"[0-9a-f]{64}"}
+_DIGESTS: Final[dict[BaseKind, str]] = {"layer": r"[0-9a-f]{32}", "image": r"[0-9a-f]{32}", "guest": r"[0-9a-f]{64}"}
 
 
 class Api:

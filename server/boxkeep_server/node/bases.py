@@ -1,4 +1,4 @@
-"""What snapshots are made over, images and guests: handed out and taken in by their content's names."""
+"""What snapshots are made over, layers, images and guests: handed out and taken in by their content's names."""
 
 import asyncio
 import contextlib
@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from boxkeep_server.model.images import Layers, read_layers
 from boxkeep_server.model.node_api import BaseKind
 from boxkeep_server.node import bundle, durable
-from boxkeep_server.node.images import Images, archive_of, digest_of
+from boxkeep_server.node.images import Images, archive_of, digest_of, is_whole, put_layers, text_of
+from boxkeep_server.node.layers import BadLayer
 from boxkeep_server.node.threads import in_thread
 
 _BLOCK: Final = 1 << 20
-_MOST: Final[dict[BaseKind, int]] = {"image": 16 << 30, "guest": 256 << 20}
+_MOST: Final[dict[BaseKind, int]] = {"layer": 16 << 30, "image": 64 << 10, "guest": 256 << 20}
 _COMING: Final = ".coming-"
 _PACK: Final = ("tar", "--numeric-owner", "--sort=name", "-c", "-C")
 _UNPACK: Final = ("tar", "--numeric-owner", "--no-same-owner", "--preserve-permissions", "-x", "-C")
@@ -29,7 +31,8 @@ class NotThatContent(Exception):
 
 @dataclass(frozen=True)
 class Bases:
-    """The images and the guests of one node. Images in `archives` are those that were built or brought here."""
+    """The images and the guests of one node. Images in `archives` are those that were built or brought here, each made
+    of layers: an image is taken in once all of them are here."""
 
     images: Images
     archives: Path
@@ -37,9 +40,9 @@ class Bases:
 
     async def has(self, kind: BaseKind, digest: str) -> bool:
         """Whether one is here; if so, machines can be made over it now."""
-        if kind == "guest":
-            return (self.guests / digest).is_dir()
-        if not archive_of(self.archives, digest).is_file():
+        if kind != "image":
+            return self._place(kind, digest).exists()
+        if not is_whole(self.archives, digest):
             return False
         await asyncio.to_thread(self.images.unpack, digest)
         return True
@@ -50,11 +53,16 @@ class Bases:
         Raises:
             FileNotFoundError: it is not here.
         """
-        if kind == "image":
-            descriptor = os.open(archive_of(self.archives, digest), os.O_RDONLY | os.O_CLOEXEC)
+        if kind == "guest":
+            descriptor = await asyncio.to_thread(_as_archive, self._place(kind, digest))
         else:
-            descriptor = await asyncio.to_thread(_as_archive, self.guests / digest)
+            descriptor = os.open(self._place(kind, digest), os.O_RDONLY | os.O_CLOEXEC)
         return _read(descriptor)
+
+    def _place(self, kind: BaseKind, digest: str) -> Path:
+        if kind == "guest":
+            return self.guests / digest
+        return archive_of(self.archives, digest) if kind == "layer" else text_of(self.archives, digest)
 
     async def take(self, kind: BaseKind, digest: str, chunks: AsyncIterable[bytes]) -> None:
         """Have one, on the device; machines can be made over it then.
@@ -64,9 +72,10 @@ class Bases:
             OSError: it cannot be written.
             Exception: what `chunks` raises.
         """
-        directory = self.archives if kind == "image" else self.guests
+        directory = self.guests if kind == "guest" else self.archives
+        accept = {"layer": self._take_layer, "image": self._take_image, "guest": self._take_guest}[kind]
         async with _written(directory, chunks, _MOST[kind]) as fresh:
-            await asyncio.to_thread(self._take_image if kind == "image" else self._take_guest, digest, fresh)
+            await asyncio.to_thread(accept, digest, fresh)
 
     def clear(self) -> None:
         """Remove what a process before this one was taking in. Blocking."""
@@ -74,12 +83,31 @@ class Bases:
             for path in directory.glob(f"{_COMING}*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _take_image(self, digest: str, fresh: Path) -> None:
+    def _take_layer(self, digest: str, fresh: Path) -> None:
         if digest_of(fresh) != digest:
-            raise NotThatContent("The image is not what its name says")
+            raise NotThatContent("The layer is not what its name says")
         fresh.rename(archive_of(self.archives, digest))
         durable.flush_directory(self.archives)
-        self.images.unpack(digest)
+
+    def _take_image(self, digest: str, fresh: Path) -> None:
+        try:
+            image = read_layers(fresh.read_bytes())
+        except ValueError as error:
+            raise NotThatContent("The image is none") from error
+        self._check_image(digest, image)
+        put_layers(self.archives, image)
+        durable.flush_directory(self.archives)
+        try:
+            self.images.unpack(digest)
+        except (subprocess.CalledProcessError, BadLayer) as error:
+            text_of(self.archives, digest).unlink()
+            raise NotThatContent("The image cannot be made of its layers") from error
+
+    def _check_image(self, digest: str, image: Layers) -> None:
+        if image.digest != digest:
+            raise NotThatContent("The image is not what its name says")
+        if missing := [one for one in image.digests if not archive_of(self.archives, one).is_file()]:
+            raise NotThatContent(f"The image's layer {missing[0]} is not here")
 
     def _take_guest(self, digest: str, fresh: Path) -> None:
         tree = fresh.with_name(f"{fresh.name}.tree")

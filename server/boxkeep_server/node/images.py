@@ -4,18 +4,19 @@ import contextlib
 import hashlib
 import json
 import secrets
-import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from boxkeep_server.node import btrfs
-
-_UNPACK: Final = ("tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--zstd", "-x")
+from boxkeep_server.model.images import Layers, read_layers
+from boxkeep_server.node import btrfs, durable
+from boxkeep_server.node.layers import lay, unpack
 
 UNUSED_S: Final = 600.0
+_HALF: Final = ".half-"
+_LAYER: Final = ".layer-"
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,42 @@ class Image:
 
 
 def archive_of(archives: Path, digest: str) -> Path:
-    """Where the archive of an image is, whether it is there or not."""
+    """Where the archive of a layer is, whether it is there or not."""
     return archives / f"{digest}.tar.zst"
 
 
 def digest_of(archive: Path) -> str:
-    """What an image is called: the first half of the SHA-256 of its archive, in hexadecimals."""
+    """What a layer is called: the first half of the SHA-256 of its archive, in hexadecimals."""
     with archive.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def text_of(archives: Path, digest: str) -> Path:
+    """Where it is written which layers an image has, whether it is there or not."""
+    return archives / f"{digest}.layers"
+
+
+def layers_of(archives: Path, digest: str) -> Layers:
+    """The layers of an image.
+
+    Raises:
+        FileNotFoundError: it is not here.
+    """
+    return read_layers(text_of(archives, digest).read_bytes())
+
+
+def put_layers(archives: Path, image: Layers) -> None:
+    """Write down of which layers an image is."""
+    durable.replace(text_of(archives, image.digest), image.text)
+
+
+def is_whole(archives: Path, digest: str) -> bool:
+    """Whether an image is here with all its layers."""
+    try:
+        found = layers_of(archives, digest)
+    except (FileNotFoundError, ValueError):
+        return False
+    return all(archive_of(archives, one).is_file() for one in found.digests)
 
 
 def current(archives: Path) -> dict[str, str]:
@@ -44,7 +73,7 @@ def current(archives: Path) -> dict[str, str]:
     for file in sorted(archives.glob("*.json")):
         with contextlib.suppress(ValueError, KeyError):
             named = json.loads(file.read_text())
-            if archive_of(archives, str(named["digest"])).exists():
+            if is_whole(archives, str(named["digest"])):
                 found[str(named["name"])] = str(named["digest"])
     return found
 
@@ -75,37 +104,73 @@ class Images:
         return changed
 
     def unpack(self, digest: str) -> None:
-        """Have the tree of an image whose archive is there. A half unpacked one never has the name of a whole one."""
+        """Have the tree of an image that is whole in the archives. A half unpacked one never has a whole one's name.
+
+        An image is a snapshot of its parent with its layer laid over, and shares what both have. So do images that have
+        a layer in common: it is unpacked once, and kept for that as long as one of them is.
+
+        Raises:
+            FileNotFoundError: it is not in the archives.
+            CalledProcessError, BadLayer: an archive is damaged, or there is no room.
+        """
         with self._unpacking:
             if not (self._pool / digest).exists():
-                self._unpack(digest)
+                for image in layers_of(self._archives, digest).line:
+                    self._have(image)
 
-    def _unpack(self, digest: str) -> None:
-        self._remove_halves()
-        half = f".half-{secrets.token_hex(4)}"
-        btrfs.create_subvolume(self._pool, half)
-        archive = archive_of(self._archives, digest)
-        subprocess.run([*_UNPACK, "-C", self._pool / half, "-f", archive], check=True)
+    def _have(self, image: Layers) -> None:
+        if (self._pool / image.digest).exists():
+            return
+        layer = self._layer(image.digests[-1])
+        with self._half(image.digest, image.parent) as half:
+            lay(layer, half)
+
+    def _layer(self, digest: str) -> Path:
+        place = self._pool / f"{_LAYER}{digest}"
+        if not place.exists():
+            with self._half(place.name) as half:
+                unpack(archive_of(self._archives, digest), half)
+        return place
+
+    @contextlib.contextmanager
+    def _half(self, name: str, parent: Layers | None = None) -> Iterator[Path]:
+        """A subvolume to be filled, which has its name, read-only, once that is done; it begins as `parent`."""
+        for left in self._pool.glob(f"{_HALF}*"):
+            btrfs.delete_subvolume(self._pool, left.name)
+        half = f"{_HALF}{secrets.token_hex(4)}"
+        if parent is None:
+            btrfs.create_subvolume(self._pool, half)
+        else:
+            btrfs.create_snapshot(self._pool / parent.digest, self._pool, half)
+        yield self._pool / half
         (self._pool / half).chmod(0o755)
-        btrfs.create_snapshot(self._pool / half, self._pool, digest, read_only=True)
+        btrfs.create_snapshot(self._pool / half, self._pool, name, read_only=True)
         btrfs.delete_subvolume(self._pool, half)
 
-    def _remove_halves(self) -> None:
-        for half in self._pool.glob(".half-*"):
-            btrfs.delete_subvolume(self._pool, half.name)
-
     def remove_unused(self, used: set[str], now_s: float) -> int:
-        """Remove images that for `UNUSED_S` have been neither current nor `used` (digests); how many.
+        """Remove images that for `UNUSED_S` have been neither current nor `used` (digests), nor parents of such; how
+        many. Layers that none of those is made of go with them.
 
         `now_s` is of a clock that only goes forward. The time is for machines that are begun from an image and not
         written down yet. While nothing is current nothing is removed.
         """
         if not self._all:
             return 0
-        keep = used | {image.digest for image in self._all.values()}
-        unused = {entry.name for entry in self._pool.iterdir() if not entry.name.startswith(".")} - keep
-        self._unused_since = {digest: self._unused_since.get(digest, now_s) for digest in unused}
-        old = [digest for digest, since in self._unused_since.items() if now_s - since >= UNUSED_S]
-        for digest in old:
-            btrfs.delete_subvolume(self._pool, digest)
-        return len(old)
+        with self._unpacking:
+            keep = self._with_parents(used | {image.digest for image in self._all.values()})
+            names = {entry.name for entry in self._pool.iterdir() if not entry.name.startswith(_HALF)}
+            unused = names - keep
+            self._unused_since = {name: self._unused_since.get(name, now_s) for name in unused}
+            old = [name for name, since in self._unused_since.items() if now_s - since >= UNUSED_S]
+            for name in old:
+                btrfs.delete_subvolume(self._pool, name)
+        return sum(not name.startswith(_LAYER) for name in old)
+
+    def _with_parents(self, digests: Iterable[str]) -> set[str]:
+        """What lies in the pool for these images: they, their parents, and the layers of all."""
+        found = set(digests)
+        for digest in digests:
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                image = layers_of(self._archives, digest)
+                found |= {one.digest for one in image.line} | {f"{_LAYER}{one}" for one in image.digests}
+        return found

@@ -92,8 +92,6 @@ def _asked(wish: Capabilities) -> Iterator[str]:
             yield name
     if wish.browser is not None:
         yield from _asked_of_browser(wish.browser)
-    if wish.documents is not None and wish.documents.libreoffice_headless:
-        yield "documents.libreofficeHeadless"
 
 
 def _asked_of_browser(browser: Browser) -> Iterator[str]:

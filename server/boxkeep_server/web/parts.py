@@ -8,6 +8,7 @@ from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.browsers import Browsers
 from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.commands import Commands
+from boxkeep_server.control.documents import Documents
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.handoffs import Handoffs
 from boxkeep_server.control.idempotency import Idempotency
@@ -47,6 +48,7 @@ class Parts:
     processes: Processes
     files: Files
     artifacts: Artifacts
+    documents: Documents
     terminals: Terminals
     tokens: Tokens
     webhooks: Webhooks

@@ -530,6 +530,17 @@ class ArtifactShape(Shape):
     sandbox_id: str
 
 
+class ConvertedShape(Shape):
+    """A document that was converted."""
+
+    path: str
+    format: str
+    size: int
+    sha256: str
+    duration_ms: int
+    artifact: ArtifactShape | None
+
+
 class ArtifactsShape(Shape):
     """What of a folder was published, and the paths of what was not."""
 

@@ -199,7 +199,7 @@ class Place:
         return ClaimWish(
             sandbox=sandbox.id,
             epoch=sandbox.epoch,
-            image=sandbox.runtime,
+            image=sandbox.image,
             isolation=origin.isolation if origin else sandbox.wished_isolation if kept is None else sandbox.isolation,
             not_after=self._steps.now_ms() + sandbox.window_ms + SLACK_MS,
             resume=kept,

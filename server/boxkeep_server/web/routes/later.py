@@ -52,14 +52,6 @@ class CancelTask(InSandbox):
     task_id: Id
 
 
-class Convert(InSandbox):
-    """A document to be converted."""
-
-    path: Annotated[Text, Field(min_length=1, max_length=4096)]
-    format: Annotated[Text, Field(min_length=1, max_length=20)]
-    output_path: Annotated[Text, Field(min_length=1, max_length=4096)] | None = None
-
-
 async def _refused(call: Call, query: Fields, body: Fields, feature: str) -> Response:
     """Say that a feature is not there; where a sandbox is named it must be the caller's."""
     sandbox_id = getattr(body, "id", None) or getattr(query, "id", None)
@@ -106,13 +98,4 @@ OPERATIONS: tuple[AnyOperation, ...] = (
     _later("POST", f"{_S}/opencode/tasks", "createTask", _AGENTS, Scope.EXEC, CallKind.PROMPT, body=Prompt),
     _later("GET", f"{_S}/opencode/tasks", "readTasks", _AGENTS, Scope.EXEC, query=OfTask),
     _later("POST", f"{_S}/opencode/tasks/cancel", "cancelTask", _AGENTS, Scope.EXEC, CallKind.PROMPT, body=CancelTask),
-    _later(
-        "POST",
-        f"{_S}/documents/convert",
-        "convertDocument",
-        "Document conversion is",
-        Scope.FILES,
-        CallKind.FILES,
-        body=Convert,
-    ),
 )
