@@ -238,7 +238,7 @@ def control_over(
         Round("retire", retire.run_once, 60.0),
         Round("strays", strays.run_once, 5.0),
         Round("sweep", retire.sweep, HOUR_MS / 1000),
-        Round("count", Count(engine, metrics.leaked).run_once, 30.0),
+        Round("count", Count(engine, strays, metrics.leaked).run_once, 30.0),
         Round("collect", Collect(database, steps, **keeping).run_once, 60.0),
     )
     parts = Parts(

@@ -20,6 +20,10 @@ class Strays:
         self._keys: set[str] = set()
         self._turn = asyncio.Lock()
 
+    def __len__(self) -> int:
+        """How many are known of."""
+        return len(self._keys)
+
     @asynccontextmanager
     async def unless_done(self, key: str) -> AsyncGenerator[None, None]:
         """Within it a blob is put under this key, and its row is written; if that raises, it is a stray without one."""
