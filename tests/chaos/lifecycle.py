@@ -10,9 +10,9 @@ from typing import Any
 
 from boxkeep_server.model.statuses import STEPS, Status
 
-CONCURRENT = 4
-PAUSED = 2
-STORED_BYTES = 40 << 20
+CONCURRENT = 5
+PAUSED = 3
+STORED_BYTES = 70 << 20
 MAX_DURATION_MS = 3_600_000
 FOLDER = "artifacts/"
 KEEPS = {"runc": "files", "runsc": "memory"}
@@ -91,15 +91,16 @@ class Running:
 class Box:
     """A sandbox."""
 
+    label: str
     id: str
     isolation: str
     checkpointed: bool
-    env: str
+    mark: str
     on_expiry: str
     auto_resume: bool
-    phase: Phase
     asked_at: int
     inside: Inside = field(default_factory=Inside)
+    phase: Phase = Phase.COMING
     commands: dict[str, Command] = field(default_factory=dict)
     artifacts: dict[str, bytes] = field(default_factory=dict)
     ran: Running = field(default_factory=Running)
@@ -108,8 +109,14 @@ class Box:
     reason: str | None = None
     name: str | None = None
 
-    def __repr__(self) -> str:
-        return f"{self.isolation}:{self.id[:6]}"
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        """In the steps that Hypothesis prints it has its label alone."""
+        printer.text(self.label)
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether it is paused and wakes up for whoever calls."""
+        return self.auto_resume and self.phase in (Phase.PAUSING, Phase.PAUSED)
 
     def finished(self, command: str, exit_code: int) -> None:
         """A foreground command has been answered."""
@@ -174,14 +181,15 @@ class Box:
 class Taken:
     """A checkpoint."""
 
+    label: str
     id: str
     of: Box
     keeps: str
     bytes: int
     inside: Inside
 
-    def __repr__(self) -> str:
-        return f"{self.keeps} of {self.of}"
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        printer.text(self.label)
 
 
 @dataclass
@@ -190,6 +198,12 @@ class World:
 
     boxes: list[Box] = field(default_factory=list)
     taken: list[Taken] = field(default_factory=list)
+    labels: int = 0
+
+    def label(self, kind: str) -> str:
+        """What the next sandbox or checkpoint is called in the steps that are printed."""
+        self.labels += 1
+        return f"{kind}{self.labels}"
 
     def alive(self) -> list[Box]:
         """Those that are not over."""

@@ -53,7 +53,7 @@ def test_whatever_is_wished_and_killed_in_whatever_order_the_model_holds(service
         settings=hypothesis.settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,
-            phases=[*ALWAYS, hypothesis.Phase.shrink] if SOAK else ALWAYS,
+            phases=[*ALWAYS, hypothesis.Phase.shrink] if SOAK and "TEST_MODEL_WHOLE" not in os.environ else ALWAYS,
             derandomize=not SOAK,
             database=None,
             deadline=None,
