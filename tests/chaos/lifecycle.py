@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
+from signal import SIGKILL
 from typing import Any
 
 from boxkeep_server.model.statuses import STEPS, Status
@@ -133,7 +134,7 @@ class Box:
 
     def cancelled(self, command: str) -> None:
         """A command that was under way was killed by its user."""
-        self.commands[command].outcome = "cancelled"
+        self.commands[command] = Command(True, "cancelled", 128 + SIGKILL)
         self.inside.running.discard(command)
         if self.inside.counter == command:
             self.inside.counter = self.inside.counted = None

@@ -41,7 +41,6 @@ def is_in(*phases: Phase) -> Callable[[Box], bool]:
 
 alive = is_in(Phase.COMING, Phase.READY, Phase.PAUSING, Phase.PAUSED)
 ready = is_in(Phase.COMING, Phase.READY)
-paused = is_in(Phase.PAUSING, Phase.PAUSED)
 
 
 class Wishes(Stage):
@@ -106,10 +105,19 @@ class Wishes(Stage):
         assert granted(self.client.delete("", id=box.id)) == {"ok": True}
 
     @precondition(lambda self: len(self.world.alive()) > 1)
-    @about_a_box(ready)
-    def let_time_run_out(self, box: Box) -> None:
-        """Give it no more time: it ends or is paused, as it was made to."""
+    @about_a_box(ready, name=st.sampled_from((None, "first", "second")), soon=st.booleans())
+    def change_its_time(self, box: Box, name: str | None, soon: bool) -> None:
+        """Have its time count anew under another name; or give it none, so that it ends or is paused as it should."""
         self.quiet()
+        before = now()
+        told = granted(asked(self.api, "PATCH", "", id=box.id, name=name, maxDurationMs=MAX_DURATION_MS))
+        assert (told["name"], before <= told["expiresAt"] - MAX_DURATION_MS <= now()) == (name, True), told
+        box.name = name
+        if soon:
+            self.let_time_run_out(box)
+
+    def let_time_run_out(self, box: Box) -> None:
+        """Give it no more time."""
         before = now()
         granted(asked(self.api, "PATCH", "", id=box.id, maxDurationMs=1))
         if box.on_expiry == "pause" and self.world.may_pause():
@@ -211,10 +219,19 @@ class Wishes(Stage):
 
     # Pausing.
 
-    @about_a_box(ready, wait=st.booleans())
-    def pause(self, box: Box, wait: bool) -> None:
-        """Pause it, if the plan lets it be kept."""
+    @about_a_box(alive, wait=st.booleans())
+    def pause_or_resume(self, box: Box, wait: bool) -> None:
+        """Pause what is ready, and resume what is paused."""
         self.quiet()
+        if box.phase is Phase.READY:
+            self.pause(box)
+        else:
+            self.resume(box)
+        if wait:
+            self.settle(box)
+
+    def pause(self, box: Box) -> None:
+        """Pause it, if the plan lets it be kept."""
         before = now()
         answer, _ = self.client.post("/pause", {"id": box.id})
         if not self.world.may_pause():
@@ -222,13 +239,9 @@ class Wishes(Stage):
             return
         granted(answer)
         box.leaves(Phase.PAUSING, before, now())
-        if wait:
-            self.settle(box)
 
-    @about_a_box(paused, wait=st.booleans())
-    def resume(self, box: Box, wait: bool) -> None:
+    def resume(self, box: Box) -> None:
         """Resume it, if the plan lets it run."""
-        self.quiet()
         before = now()
         answer, _ = self.client.post("/resume", {"id": box.id})
         if not self.world.may_run():
@@ -236,8 +249,6 @@ class Wishes(Stage):
             return
         granted(answer)
         box.phase, box.asked_at = Phase.COMING, before
-        if wait:
-            self.settle(box)
 
     @about_a_box(is_in(Phase.COMING, Phase.PAUSING))
     def wish_in_a_hurry(self, box: Box) -> None:
@@ -279,10 +290,17 @@ class Wishes(Stage):
         self.world.taken.append(Taken(self.world.label("taken"), told["id"], box, keeps, told["bytes"], inside))
         sight.inside(self.api, box, new=False)
 
-    @about_a_checkpoint(lambda taken: alive(taken.of))
+    @about_a_checkpoint(lambda _: True, forks=st.sampled_from((0, 0, 1, 2, 3)), mark=MARKS)
+    def begin_from(self, taken: Taken, forks: int, mark: str) -> None:
+        """Have a checkpoint's sandbox go back to it, or begin others from it."""
+        self.quiet()
+        if forks == 0 and alive(taken.of):
+            self.go_back(taken)
+        else:
+            self.fork(taken, max(1, forks), mark)
+
     def go_back(self, taken: Taken) -> None:
         """Have a checkpoint's sandbox go on from it."""
-        self.quiet()
         box, before = taken.of, now()
         answer, _ = self.client.post("/checkpoints/restore", {"checkpointId": taken.id, "id": box.id})
         if box.phase is Phase.PAUSED and not self.world.may_run():
@@ -294,10 +312,8 @@ class Wishes(Stage):
         box.goes_back(taken.inside)
         self.settle(box)
 
-    @about_a_checkpoint(lambda _: True, count=st.sampled_from((1, 1, 2, 3)), mark=MARKS)
     def fork(self, taken: Taken, count: int, mark: str) -> None:
         """Begin sandboxes from a checkpoint, all or none, alive or not its own."""
-        self.quiet()
         before = now()
         body = {"fromCheckpoint": taken.id, "count": count, "ephemeral": False, "env": {"MARK": mark}}
         answer, key = self.client.post("", body)
@@ -321,35 +337,20 @@ class Wishes(Stage):
         self.world.taken.remove(taken)
         self.never_was(taken)
 
-    @about_a_box(alive, name=st.sampled_from((None, "first", "second")))
-    def change(self, box: Box, name: str | None) -> None:
-        """Give it another name, and let its time count from now."""
-        self.settle(box)
-        before = now()
-        told = granted(asked(self.api, "PATCH", "", id=box.id, name=name, maxDurationMs=MAX_DURATION_MS))
-        box.name = name
-        assert told["name"] == name
-        if box.phase is Phase.READY:
-            assert before <= told["expiresAt"] - MAX_DURATION_MS <= now()
-
-    more_pauses, more_resumes, more_checkpoints, more_ways_back, more_forks = pause, resume, checkpoint, go_back, fork
+    more_pauses, more_checkpoints, more_beginnings = pause_or_resume, checkpoint, begin_from
     """What matters most is wished twice as often as the rest."""
 
     # Kills.
 
     @precondition(lambda self: self.calm >= CALM)
-    @rule(victims=VICTIMS)
-    def restart(self, victims: tuple[str, ...]) -> None:
-        """kill -9 of services between two wishes."""
+    @rule(victims=VICTIMS, after_ms=st.sampled_from((None, 0, 30, 100, 300)))
+    def strike(self, victims: tuple[str, ...], after_ms: int | None) -> None:
+        """kill -9 of services, at once or while the next wish is under way."""
         self.calm = 0
-        self.service.restart(*victims)
-
-    @precondition(lambda self: self.calm >= CALM)
-    @rule(victims=VICTIMS, after_ms=st.sampled_from((0, 30, 100, 300)))
-    def strike_under_the_next_wish(self, victims: tuple[str, ...], after_ms: int) -> None:
-        """kill -9 of services while the next wish is under way."""
-        self.calm = 0
-        self.client.armed = Strike(victims, after_ms / 1000)
+        if after_ms is None:
+            self.service.restart(*victims)
+        else:
+            self.client.armed = Strike(victims, after_ms / 1000)
 
     # What always holds, and the end.
 
