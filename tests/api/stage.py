@@ -37,6 +37,7 @@ from boxkeep_server.control.salvage import Salvage
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.steps import ANY, RELEASE, Steps
+from boxkeep_server.control.strays import Strays
 from boxkeep_server.control.terminals import Terminals
 from boxkeep_server.control.usage import Accounts
 from boxkeep_server.control.visits import Visits
@@ -171,7 +172,9 @@ class Stage:
         self.salvage = Salvage(
             database,
             self.steps,
-            Artifacts(database, self.steps, self.sandboxes, last_files, blobs, folder=str(folder)),
+            Artifacts(
+                database, self.steps, self.sandboxes, last_files, blobs, Strays(database, blobs), folder=str(folder)
+            ),
             within_s=LAST_LOOK_S,
         )
         self._release = Release(database, self.steps, self.node, self.reacher, take, self.salvage)  # type: ignore[arg-type]
@@ -189,7 +192,7 @@ class Stage:
         commands = Commands(
             visits=visits, recorder=self.recorder, settler=self.settler, new_id=new_id, now_ms=self.clock
         )
-        published = Artifacts(database, self.steps, self.sandboxes, files, self.blobs)
+        published = Artifacts(database, self.steps, self.sandboxes, files, self.blobs, Strays(database, self.blobs))
         self.parts = Parts(
             keys=self.keys,
             rates=Rates(time.monotonic, limited=rates is not None, rates=rates or RATES),

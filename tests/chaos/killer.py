@@ -1,4 +1,4 @@
-"""Kills processes of a running instance at random moments that a seed decides, and starts the services again."""
+"""Kills processes of a running instance and of its machines at random moments that a seed decides."""
 
 import contextlib
 import os
@@ -6,11 +6,16 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from tests.chaos.bodies import bodies
 from tests.chaos.ledger import Ledger
 from tests.services import Service
 
+SERVICES = ("serve", "node", "both", "runtime", "runtime")
+MACHINES = ("sentry", "gofer", "first", "first")
+"""Processes without which a machine is none: of gVisor, and PID 1, which is our guest, under runc."""
 SHORT_LIVED = ("create", "start", "delete", "kill", "state", "events", "init")
 
 
@@ -20,13 +25,16 @@ def _short_lived(words: list[bytes]) -> bool:
 
 
 class Killer(threading.Thread):
-    """Strikes until stopped; `struck` counts what it hit, by kind."""
+    """Strikes what is of `kinds` until stopped; `struck` counts what it hit, by kind. Machines of `spared` sandboxes
+    are not struck."""
 
-    def __init__(self, service: Service, seed: int, ledger: Ledger) -> None:
-        super().__init__(name="killer")
+    def __init__(self, service: Service, seed: int, ledger: Ledger, kinds: Sequence[str], spared: set[str]) -> None:
+        super().__init__(name=f"killer-{seed}")
         self.service = service
+        self.kinds = kinds
         self.chance = random.Random(seed)
         self.ledger = ledger
+        self.spared = spared
         self.struck: dict[str, int] = {}
         self.done = threading.Event()
         self.failure: BaseException | None = None
@@ -35,14 +43,16 @@ class Killer(threading.Thread):
         """Strike, wait a little, strike again."""
         try:
             while not self.done.wait(self.chance.uniform(0.2, 3.0)):
-                kind = self.chance.choice(("serve", "node", "both", "runtime", "runtime"))
-                self.strike(kind)
+                self.strike(self.chance.choice(self.kinds))
         except BaseException as error:
             self.failure = error
             raise
 
     def strike(self, kind: str) -> None:
         """Kill one kind of process; services come back after a random moment."""
+        if kind in MACHINES:
+            self._kill_a_machine(kind)
+            return
         self.struck[kind] = self.struck.get(kind, 0) + 1
         if kind == "runtime":
             self._kill_a_runtime()
@@ -56,6 +66,19 @@ class Killer(threading.Thread):
             self.service.start(name)
         if self.chance.random() < 0.7:
             self.service.wait_ready()
+
+    def _kill_a_machine(self, kind: str) -> None:
+        """What a sandbox runs in dies by itself, as far as anybody can see. It is noted before, so that who finds the
+        sandbox dead finds that it was struck."""
+        found = [body for body in bodies(self.service) if body.sandbox not in self.spared and body.of(kind)]
+        if not found:
+            return
+        self.struck[kind] = self.struck.get(kind, 0) + 1
+        body = self.chance.choice(found)
+        with self.ledger.lock:
+            self.ledger.struck.add(body.sandbox)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.chance.choice(body.of(kind)), signal.SIGKILL)
 
     def _kill_a_runtime(self) -> None:
         """A runtime's command line tool in the middle of its work: the machine that it makes or ends is half done."""

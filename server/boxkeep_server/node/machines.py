@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from boxkeep_server.model.ids import is_id
+from boxkeep_server.model.images import software_of
 from boxkeep_server.node import oci, overlays, processes, syscalls
 from boxkeep_server.node.cgroups import Usage
 from boxkeep_server.node.idmap import first_uid
@@ -80,10 +81,7 @@ class Machines:
         laps = [time.perf_counter()]
         machine = self._new_record(spec)
         self._records.write(machine)
-        attached, _ = await asyncio.gather(
-            self._parts.network.attach(spec.id, machine.index),
-            asyncio.to_thread(self._make_disk, spec, machine),
-        )
+        attached = await self._place(spec, machine)
         laps.append(time.perf_counter())
         machine = replace(machine, address=attached.address, gateway=attached.gateway, netns=str(attached.netns_path))
         await asyncio.to_thread(self._make_body, spec, machine, attached)
@@ -95,6 +93,17 @@ class Machines:
         laps.append(time.perf_counter())
         _log.info("machine %s is up: %s", machine.id, told(laps, ("disk and network", "body", "runtime", "guest")))
         return machine
+
+    async def _place(self, spec: MachineSpec, machine: Machine) -> Attached:
+        """A machine's network and disk, made at the same time. Where the disk fails the network has been made or has
+        failed too, before anybody takes away what there is."""
+        attaching = asyncio.ensure_future(self._parts.network.attach(spec.id, machine.index))
+        try:
+            await asyncio.to_thread(self._make_disk, spec, machine)
+        except BaseException:
+            await asyncio.gather(attaching, return_exceptions=True)
+            raise
+        return await attaching
 
     async def write_memory(self, machine: Machine, directory: Path, mark: Path) -> None:
         """Write the memory of a runsc machine into `directory`, which ends it. The file `mark` then names this boot of
@@ -331,6 +340,7 @@ class Machines:
             hostname=spec.hostname,
             argv=(*parts.guest.argv, oci.BOOT_FILE),
             first_uid=self._shift(machine),
+            cells="browser" in software_of(machine.image),
         )
         (body.directory / "config.json").write_text(json.dumps(config))
 
