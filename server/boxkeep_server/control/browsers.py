@@ -97,17 +97,25 @@ class Browsers:
         return sandbox, browser
 
     async def display(self, caller: Caller, sandbox_id: str) -> Duplex:
-        """A connection to the display, which speaks VNC; close it when done.
+        """A connection to the display, which speaks VNC; close it when done. Raises as `devtools`."""
+        _, browser = await self.read(caller, sandbox_id)
+        return await self._dialled(caller, sandbox_id, browser.display)
+
+    async def devtools(self, caller: Caller, sandbox_id: str) -> Duplex:
+        """A connection to the door to the browser's protocol, which speaks HTTP; close it when done.
 
         Raises:
             NotReady, Conflict: it does not run now, has none, or none yet.
             SandboxFault, Unavailable, TimedOut: as the sandbox is.
         """
         _, browser = await self.read(caller, sandbox_id)
-        if browser.display is None:
+        return await self._dialled(caller, sandbox_id, browser.devtools)
+
+    async def _dialled(self, caller: Caller, sandbox_id: str, port: int | None) -> Duplex:
+        if port is None:
             raise Conflict("The browser is starting")
         visit = await self._visits.begin(caller, sandbox_id)
-        return await visit.duplex({"op": "port.dial", "port": browser.display})
+        return await visit.duplex({"op": "port.dial", "port": port})
 
     async def start(self, caller: Caller, sandbox_id: str, url: str | None) -> None:
         """Wait until the browser is ready, tried anew where it had been given up, and have it go to a URL, if any.

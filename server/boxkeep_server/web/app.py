@@ -10,6 +10,8 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from boxkeep_server.model.errors import NotFound
+from boxkeep_server.web.cdp import SOCKET_PATH as CDP_PATH
+from boxkeep_server.web.cdp import CdpSocket
 from boxkeep_server.web.dispatch import Dispatch
 from boxkeep_server.web.edge import Edge
 from boxkeep_server.web.errors import response_of
@@ -68,12 +70,13 @@ def described() -> dict[str, Any]:
 
 
 class Api:
-    """HTTP to the dispatch, WebSockets to terminals and viewers, everything else refused."""
+    """HTTP to the dispatch, WebSockets to terminals, browsers and viewers, everything else refused."""
 
     def __init__(self, parts: Parts) -> None:
         shown = service.described(described())
         self._dispatch = Dispatch(OPERATIONS, (*service.OPERATIONS, shown), parts)
         self._terminals = terminals.TerminalSocket(parts)
+        self._browsers = CdpSocket(parts)
         self._viewers = ViewerSocket(parts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,6 +85,8 @@ class Api:
             await self._dispatch(scope, receive, send)
         elif scope["path"] == SOCKET_PATH:
             await self._terminals(scope, receive, send)
+        elif scope["path"] == CDP_PATH:
+            await self._browsers(scope, receive, send)
         elif scope["path"] == viewer_urls.SOCKET_PATH:
             await self._viewers(scope, receive, send)
         else:

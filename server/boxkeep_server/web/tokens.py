@@ -27,6 +27,7 @@ class Purpose(StrEnum):
     UPLOAD = "upload"
     ARTIFACT = "artifact"
     VIEWER = "viewer"
+    CDP = "cdp"
     PREVIEW = "preview"
     PREVIEW_SESSION = "preview_session"
 

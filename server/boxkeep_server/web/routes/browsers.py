@@ -1,7 +1,7 @@
 """Browsers: how a sandbox's is, where it goes, how large it is, and who looks at it."""
 
 from typing import Annotated
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 from pydantic import Field
 from starlette.responses import Response
@@ -9,11 +9,11 @@ from starlette.responses import Response
 from boxkeep_server.model.browsers import Browser
 from boxkeep_server.model.errors import Invalid
 from boxkeep_server.model.handoffs import Handoff
-from boxkeep_server.model.previews import PARAMETER, Place
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.scopes import Scope, permits
 from boxkeep_server.web import shapes
+from boxkeep_server.web.cdp import SOCKET_PATH
 from boxkeep_server.web.fields import Fields, Nothing, Query, QueryFlag, Text
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 from boxkeep_server.web.tokens import Purpose
@@ -21,7 +21,6 @@ from boxkeep_server.web.viewer.urls import ViewerRight, viewer_url
 from boxkeep_server.web.views import browser_preview, json_response
 
 PATH = "/v1/sandboxes/preview"
-DEVTOOLS = "/devtools/browser"
 SomeId = Annotated[Text, Field(min_length=1)]
 Url = Annotated[Text, Field(max_length=2048, pattern="^(https?://|about:blank$)")]
 
@@ -123,10 +122,10 @@ def cdp_url(call: Call, sandbox: Sandbox, browser: Browser) -> str | None:
     """The WebSocket at which the browser's protocol is spoken, with a token, for a key that may have it."""
     if browser.devtools is None or not permits(call.caller.scopes, Scope.EXEC):
         return None
-    place, caller = Place(sandbox.id, browser.devtools), call.caller
-    token, _ = call.parts.tokens.sign(caller.organisation, sandbox.id, Purpose.PREVIEW, caller.key_id, str(place.port))
-    url = call.parts.preview_urls.of(place)
-    return f"ws{url.removeprefix('http')}{DEVTOOLS}?{PARAMETER}={quote(token)}"
+    caller = call.caller
+    token, _ = call.parts.tokens.sign(caller.organisation, sandbox.id, Purpose.CDP, caller.key_id, "browser")
+    query = urlencode({"id": sandbox.id, "token": token})
+    return f"ws{call.parts.public_url.removeprefix('http')}{SOCKET_PATH}?{query}"
 
 
 _FAULTS = frozenset({404, 409, 502, 503, 504})
