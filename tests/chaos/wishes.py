@@ -52,9 +52,12 @@ class Wishes(Stage):
 
     @initialize(mark=MARKS)
     def begin(self, mark: str) -> None:
-        """There is one of each isolation to begin with, of which there may be checkpoints."""
+        """There is one of each isolation to begin with, which counts in memory and has a checkpoint."""
         for isolation in KEEPS:
             self.create(isolation, checkpointed=True, mark=mark, on_expiry="pause", auto_resume=False, wait=True)
+        for box in self.world.alive():
+            self.run_in_background(box)
+            self.checkpoint(box, memory=True)
 
     @precondition(lambda self: len(self.world.alive()) < MOST_ALIVE)
     @rule(
