@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from copy import deepcopy
 
+from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
@@ -303,7 +304,8 @@ class Wishes(Stage):
             self.fork(taken, max(1, forks), mark)
 
     def go_back(self, taken: Taken) -> None:
-        """Have a checkpoint's sandbox go on from it."""
+        """Have a checkpoint's sandbox go on from it. Where memory does not come up, a thing of the runtime's, it is
+        paused with what it had."""
         box, before = taken.of, now()
         answer, _ = self.client.post("/checkpoints/restore", {"checkpointId": taken.id, "id": box.id})
         if box.phase is Phase.PAUSED and not self.world.may_run():
@@ -312,8 +314,13 @@ class Wishes(Stage):
         granted(answer)
         box.leaves(Phase.COMING, before, now())
         box.asked_at = before
-        box.goes_back(taken.inside)
-        self.settle(box)
+        if sight.came_back(self.api, box):
+            box.goes_back(taken.inside)
+            self.settle(box)
+        else:
+            assert taken.keeps == "memory", taken
+            self.was_paused(box, "boot_failed")
+            event("memory that does not come up: the sandbox was paused with what it had")
 
     def fork(self, taken: Taken, count: int, mark: str) -> None:
         """Begin sandboxes from a checkpoint, all or none, alive or not its own."""
