@@ -371,15 +371,16 @@ class Wishes(Stage):
         self.calm += 1
 
     def teardown(self) -> None:
-        """All is paused and resumed once more and goes back where it can; then it ends, is told in full, and nothing is
+        """All goes back where it can, and is paused and resumed once more; then it ends, is told in full, and nothing is
         kept that nobody asked for."""
         self.client.armed = None
-        for box in self.world.alive():
-            self.pause_or_resume(box, wait=True)
-            self.pause_or_resume(box, wait=True)
+        self.quiet()
         for taken in self.world.taken[:3]:
             if alive(taken.of):
                 self.go_back(taken)
+        for box in self.world.alive():
+            self.pause_or_resume(box, wait=True)
+            self.pause_or_resume(box, wait=True)
         for box in self.world.alive():
             self.end(box)
         for box in self.world.boxes:
