@@ -375,7 +375,11 @@ class Wishes(Stage):
         kept that nobody asked for."""
         self.client.armed = None
         self.quiet()
-        for taken in self.world.taken[:3]:
+        for box in self.world.alive()[:2]:
+            if box.phase is Phase.READY and box.checkpointed:
+                self.checkpoint(box, memory=False)
+                self.run_in_background(box)
+        for taken in self.world.taken[-3:]:
             if alive(taken.of):
                 self.go_back(taken)
         for box in self.world.alive():
