@@ -371,8 +371,7 @@ class Wishes(Stage):
         self.calm += 1
 
     def teardown(self) -> None:
-        """All goes back where it can, and is paused and resumed once more; then it ends and is told in full, and nothing
-        is kept that nobody asked for."""
+        """All goes back where it can, is paused and resumed; then it ends and is told in full, and nothing is kept."""
         self.client.armed = None
         self.quiet()
         for box in self.world.alive()[:2]:
