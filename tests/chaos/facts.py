@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections import Counter
+from contextlib import closing
 from typing import Any
 
 from tests.chaos.grounds import Ground
@@ -75,7 +76,7 @@ def events_are_in_order(api: Api) -> None:
 
 def unnamed_blobs(ground: Ground) -> list[str]:
     """The objects in the bucket that no row of the database names."""
-    with sqlite3.connect(f"file:{ground.database}?mode=ro", uri=True) as rows:
+    with closing(sqlite3.connect(f"file:{ground.database}?mode=ro", uri=True)) as rows:
         named = {
             f"{of}/artifacts/{box}/{one}"
             for of, box, one in rows.execute("SELECT organisation, sandbox, id FROM artifacts")

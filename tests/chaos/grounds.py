@@ -110,6 +110,8 @@ def standing(name: str) -> Iterator[Ground]:
 @contextmanager
 def _small_disk(directory: Path) -> Iterator[Path]:
     directory.mkdir(parents=True, exist_ok=True)
+    while directory.is_mount():  # a run that was killed has left it
+        subprocess.run(["umount", str(directory)], check=True)
     options = f"size={DATABASE_MIB}m,mode=1777"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "boxkeep-test", str(directory)], check=True)
     try:

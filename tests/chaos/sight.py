@@ -50,6 +50,17 @@ def until_ended(api: Api, box: Box) -> None:
     eventually(f"{box} to end", lambda: api.get(box.id)["status"] == "ended", 60)
 
 
+def came_back(api: Api, box: Box) -> bool:
+    """Whether a sandbox that was to go back has a machine; else it is paused with what it had."""
+
+    def look() -> str | None:
+        status: str = api.get(box.id)["status"]
+        assert status not in ("ending", "ended", "failed"), box
+        return status if status in ("ready", "active", "paused") else None
+
+    return eventually(f"{box} to go back", look, 120) != "paused"
+
+
 def until_counting(api: Api, box: Box) -> None:
     """Wait until what counts in memory can be asked."""
     line = "until test -p /dev/shm/answer; do sleep 0.02; done"

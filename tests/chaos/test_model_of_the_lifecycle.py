@@ -21,8 +21,8 @@ from tests.chaos.wishes import Wishes
 from tests.services import Service
 
 SOAK = bool(os.environ.get("SOAK"))
-EXAMPLES = int(os.environ.get("TEST_MODEL_EXAMPLES", "60" if SOAK else "4"))
-STEPS = int(os.environ.get("TEST_MODEL_STEPS", "50" if SOAK else "30"))
+EXAMPLES = int(os.environ.get("TEST_MODEL_EXAMPLES", "60" if SOAK else "3"))
+STEPS = int(os.environ.get("TEST_MODEL_STEPS", "50" if SOAK else "25"))
 ALWAYS = [hypothesis.Phase.generate]
 SMALL = Plan("small", MAX_DURATION_MS, CONCURRENT, None, STORED_BYTES, PAUSED, frozenset())
 
@@ -53,7 +53,7 @@ def test_whatever_is_wished_and_killed_in_whatever_order_the_model_holds(service
         settings=hypothesis.settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,
-            phases=[*ALWAYS, hypothesis.Phase.shrink] if SOAK and "TEST_MODEL_WHOLE" not in os.environ else ALWAYS,
+            phases=[*ALWAYS, hypothesis.Phase.shrink] if SOAK else ALWAYS,
             derandomize=not SOAK,
             database=None,
             deadline=None,

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from copy import deepcopy
 
+from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
@@ -52,9 +53,12 @@ class Wishes(Stage):
 
     @initialize(mark=MARKS)
     def begin(self, mark: str) -> None:
-        """There is one of each isolation to begin with, of which there may be checkpoints."""
+        """There is one of each isolation to begin with, which counts in memory and has a checkpoint."""
         for isolation in KEEPS:
             self.create(isolation, checkpointed=True, mark=mark, on_expiry="pause", auto_resume=False, wait=True)
+        for box in self.world.alive():
+            self.run_in_background(box)
+            self.checkpoint(box, memory=True)
 
     @precondition(lambda self: len(self.world.alive()) < MOST_ALIVE)
     @rule(
@@ -300,7 +304,8 @@ class Wishes(Stage):
             self.fork(taken, max(1, forks), mark)
 
     def go_back(self, taken: Taken) -> None:
-        """Have a checkpoint's sandbox go on from it."""
+        """Have a checkpoint's sandbox go on from it. Where memory does not come up, a thing of the runtime's, it is
+        paused with what it had."""
         box, before = taken.of, now()
         answer, _ = self.client.post("/checkpoints/restore", {"checkpointId": taken.id, "id": box.id})
         if box.phase is Phase.PAUSED and not self.world.may_run():
@@ -309,8 +314,13 @@ class Wishes(Stage):
         granted(answer)
         box.leaves(Phase.COMING, before, now())
         box.asked_at = before
-        box.goes_back(taken.inside)
-        self.settle(box)
+        if sight.came_back(self.api, box):
+            box.goes_back(taken.inside)
+            self.settle(box)
+        else:
+            assert taken.keeps == "memory", taken
+            self.was_paused(box, "boot_failed")
+            event("memory that does not come up: the sandbox was paused with what it had")
 
     def fork(self, taken: Taken, count: int, mark: str) -> None:
         """Begin sandboxes from a checkpoint, all or none, alive or not its own."""
@@ -361,9 +371,19 @@ class Wishes(Stage):
         self.calm += 1
 
     def teardown(self) -> None:
-        """All ends, is told in full, and nothing is kept that nobody asked for."""
+        """All goes back where it can, is paused and resumed; then it ends and is told in full, and nothing is kept."""
         self.client.armed = None
         self.quiet()
+        for box in self.world.alive()[:2]:
+            if box.phase is Phase.READY and box.checkpointed:
+                self.checkpoint(box, memory=False)
+                self.run_in_background(box)
+        for taken in self.world.taken[-3:]:
+            if alive(taken.of):
+                self.go_back(taken)
+        for box in self.world.alive():
+            self.pause_or_resume(box, wait=True)
+            self.pause_or_resume(box, wait=True)
         for box in self.world.alive():
             self.end(box)
         for box in self.world.boxes:

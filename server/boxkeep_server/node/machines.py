@@ -131,11 +131,13 @@ class Machines:
         await self._parts.network.readmit(machine.index)
 
     async def halt(self, machine: Machine) -> None:
-        """Have nothing run in a runsc machine, of which `copy_memory` may then be asked.
+        """Have nothing run in a runsc machine, of which `copy_memory` may then be asked. Its connections to the outside
+        are reset before, as by `write_memory`, and nobody reaches it until `readmit`.
 
         Raises:
-            RuntimeFailed: it is as before.
+            RuntimeFailed: nothing of it was halted.
         """
+        await self._parts.network.cut_off(machine.id, machine.index)
         try:
             await self._runtime(machine).halt(machine.id)
         finally:
