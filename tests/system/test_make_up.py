@@ -51,7 +51,7 @@ def installation() -> Iterator[Installation]:
     made.make("purge")
     CONFIG.parent.mkdir(exist_ok=True)
     CONFIG.write_text(
-        f'instance = "{INSTANCE}"\naccount = "boxkeep"\n[control]\nport = {made.port}\n'
+        f'instance = "{INSTANCE}"\naccount = "boxkeep"\n[control]\nport = {made.port}\npreview_port = {free_port()}\n'
         f'[node]\nsubnet = "10.207.0.0/16"\nimages = "{CACHE / "images"}"\ndisk_gib = 16\nwarm = {{}}\n'
     )
     try:

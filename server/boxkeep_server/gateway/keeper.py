@@ -12,7 +12,10 @@ import orjson
 from boxkeep_server.control.presence import Attendance
 
 LOG = logging.getLogger("boxkeep.gateway")
-AGAIN_S: Final = 0.5
+AGAIN_S: Final = 0.25
+MOST_S: Final = 30.0
+"""How soon it is started again: at once where it was well, later and later where it never is."""
+WELL_S: Final = 10.0
 END_S: Final = 5.0
 LINE_MOST: Final = 1 << 20
 COMMAND: Final = (sys.executable, "-m", "boxkeep.cli", "gateway")
@@ -28,10 +31,13 @@ class Keeper:
 
     async def run(self) -> None:
         """Keep it for ever."""
+        clock, wait_s = asyncio.get_running_loop().time, self._again_s
         while True:
+            began = clock()
             code = await self._run_once()
-            LOG.error("the gateway ended with %s, and is started again", code)
-            await asyncio.sleep(self._again_s)
+            wait_s = self._again_s if clock() - began > WELL_S else min(2 * wait_s, MOST_S)
+            LOG.error("the gateway ended with %s; it is started again in %.1f s", code, wait_s)
+            await asyncio.sleep(wait_s)
 
     async def _run_once(self) -> int | None:
         ours, theirs = socket.socketpair()
