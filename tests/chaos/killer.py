@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.bodies import bodies
@@ -24,14 +25,26 @@ def _short_lived(words: list[bytes]) -> bool:
     return name in ("runc", "runsc") and any(verb.encode() in words for verb in SHORT_LIVED)
 
 
+@dataclass(frozen=True)
+class Prey:
+    """Kinds of processes, and between how many seconds are left from one strike to the next."""
+
+    kinds: Sequence[str]
+    pause_s: tuple[float, float]
+
+
+OURS = Prey(SERVICES, (0.2, 3.0))
+THEIRS = Prey(MACHINES, (2.0, 6.0))
+
+
 class Killer(threading.Thread):
-    """Strikes what is of `kinds` until stopped; `struck` counts what it hit, by kind. Machines of `spared` sandboxes
+    """Strikes `prey` until stopped; `struck` counts what it hit, by kind. Machines of `spared` sandboxes
     are not struck."""
 
-    def __init__(self, service: Service, seed: int, ledger: Ledger, kinds: Sequence[str], spared: set[str]) -> None:
+    def __init__(self, service: Service, seed: int, ledger: Ledger, prey: Prey, spared: set[str]) -> None:
         super().__init__(name=f"killer-{seed}")
         self.service = service
-        self.kinds = kinds
+        self.prey = prey
         self.chance = random.Random(seed)
         self.ledger = ledger
         self.spared = spared
@@ -42,8 +55,8 @@ class Killer(threading.Thread):
     def run(self) -> None:
         """Strike, wait a little, strike again."""
         try:
-            while not self.done.wait(self.chance.uniform(0.2, 3.0)):
-                self.strike(self.chance.choice(self.kinds))
+            while not self.done.wait(self.chance.uniform(*self.prey.pause_s)):
+                self.strike(self.chance.choice(self.prey.kinds))
         except BaseException as error:
             self.failure = error
             raise

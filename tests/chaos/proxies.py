@@ -30,7 +30,7 @@ class Fault(StrEnum):
     CUT = "cut"
     """Hangs up in the middle of what it gives."""
     FORGETFUL = "forgetful"
-    """Does what it was asked, and hangs up before it says so."""
+    """Makes an object whole, or deletes one, and hangs up before it says so."""
     CORRUPT_ANSWERS = "corrupt answers"
     """Changes one bit of what it gives."""
     CORRUPT_PUTS = "corrupt puts"
@@ -104,7 +104,7 @@ class FaultyStore:
             body = _changed(body)
         url = URL(f"{self._target}{request.raw_path}", encoded=True)
         async with self._session.request(request.method, url, data=io.BytesIO(body), headers=request.headers) as answer:
-            if fault is Fault.FORGETFUL:
+            if fault is Fault.FORGETFUL and _ends_something(request):
                 await answer.read()
                 return _hang_up(request)
             return await self._give(request, answer, fault)
@@ -137,6 +137,11 @@ class FaultyStore:
             except TimeoutError:
                 continue
         await given.write(content[at:])
+
+
+def _ends_something(request: web.Request) -> bool:
+    whole = request.method == "PUT" and not request.query_string
+    return whole or request.method == "DELETE" or (request.method == "POST" and "uploadId" in request.query)
 
 
 def _changed(content: bytes) -> bytes:

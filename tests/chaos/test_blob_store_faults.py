@@ -70,10 +70,12 @@ def test_what_is_published_is_there_or_refused_with_a_sentence(ground: Ground, a
     api = asker.api
     box = with_file(api, "work")
     digest = digest_of(box, "work")
+    box.run("echo small > /workspace/small")
     for fault in READING:
         name = fault.value.replace(" ", "-")
         box.run(f"cp /workspace/work /workspace/{name}")
         with ground.store.with_fault(fault):
+            publish(asker, box, "small")
             answer = publish(asker, box, name)
         listed = {one["key"] for one in api.call("GET", "/artifacts", params={"id": box.id})["items"]}
         assert (name in listed) == (answer.status_code == 200), fault
@@ -82,7 +84,8 @@ def test_what_is_published_is_there_or_refused_with_a_sentence(ground: Ground, a
         came = downloaded(api, box, name)
         assert isinstance(came, bytes)
         assert hashlib.sha256(came).hexdigest() == digest
-        api.call("DELETE", "/artifacts", params={"id": box.id, "key": name})
+        for key in (name, "small"):
+            api.ask("DELETE", "/artifacts", params={"id": box.id, "key": key})
     all_holds(ground, api, asker.ledger)
 
 

@@ -25,6 +25,7 @@ def settled(ground: Ground, api: Api, box: Sandbox, ahead_s: int) -> dict[str, A
 
     def look() -> dict[str, Any] | None:
         seen = api.get(box.id)
+        assert seen["expiresAt"] is not None, seen
         left_s = seen["expiresAt"] / 1000 - (time.time() + ahead_s)
         return seen if 0 < left_s <= RUN_MS / 1000 + 1 else None
 

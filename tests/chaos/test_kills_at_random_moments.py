@@ -18,7 +18,7 @@ import pytest
 from boxkeep_server.model.events import PUBLIC
 from tests.chaos.facts import all_end, all_of, everything_created_is_there_once, finished_commands_stay_finished
 from tests.chaos.hooks import first_told, owed, told_everything
-from tests.chaos.killer import MACHINES, SERVICES, Killer
+from tests.chaos.killer import OURS, THEIRS, Killer
 from tests.chaos.ledger import Ledger
 from tests.clients import Api, Sandbox, eventually, server_sent
 from tests.receivers import Receiver
@@ -232,7 +232,7 @@ def storm(service: Service, api: Api, spared: set[str]) -> Ledger:
     """Clients at work while the killer strikes; quiet and ready again when it returns."""
     ledger, done = Ledger(), threading.Event()
     workers = [Worker(api, SEED + number, ledger, done) for number in range(WORKERS)]
-    killers = [Killer(service, SEED + at, ledger, kinds, spared) for at, kinds in enumerate((SERVICES, MACHINES))]
+    killers = [Killer(service, SEED + at, ledger, prey, spared) for at, prey in enumerate((OURS, THEIRS))]
     for thread in (*workers, *killers):
         thread.start()
     killers[0].join(SECONDS)
