@@ -79,9 +79,9 @@ class Companions:
             if visit.sandbox.epoch != sandbox.epoch:
                 return
             process = read_process(await visit.call(await kind.request(one.process)))
-            was_ready = one.state is CompanionState.READY
-            one = await self._listen(visit, kind, one)
-            if not process.finished:  # it has ended under our eyes
+            if not process.finished:  # else it ended while nobody looked, as at a pause that keeps files alone
+                was_ready = one.state is CompanionState.READY
+                one = await self._listen(visit, kind, one)
                 failures = 0 if was_ready or one.state is CompanionState.READY else failures + 1
                 await asyncio.sleep(self._backoff_s[min(failures, len(self._backoff_s) - 1)])
             if one.state is not CompanionState.FAILED:
