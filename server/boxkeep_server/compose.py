@@ -198,6 +198,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     )
     retire = Retire(database, steps, blobs, kept_ms=settings.blobs.artifacts_kept_days * 24 * HOUR_MS)
     metrics = Metrics()
+    metrics.previews.set_function(attendance.count)
     rounds = (
         Round("place", place.run_once, 0.5, (PLACE,)),
         Round("release", release.run_once, 1.0, (RELEASE,)),
