@@ -67,7 +67,7 @@ class Rig:
         self.sandboxes = Sandboxes(database, steps, self.changes, seal, self.fleet.isolations)
         self.reacher = reacher = Reacher(self.sandboxes, engine, GuestPool())
         self.copies = Copies(database, engine, blobs or MemoryBlobs(clock), partial(derived, b"k" * 32), clock)
-        self.upload = Upload(database, steps, self.copies)
+        self.upload = Upload(database, steps, self.copies, clock)
         self.place = Place(database, steps, engine, reacher, seal, self.fleet, self.copies, no_room_wait_ms=60_000)
         self.take = Take(database, steps, engine)
         salvage = Salvage(database, steps, NobodyHome())
@@ -80,7 +80,9 @@ class Rig:
         self.expire = Expire(database, steps, self.pausing, self.warn, at_hours_limit=at_hours_limit)
         self.busy: set[str] = set()
         self.used: dict[str, int] = {}
-        self.idle = Idle(database, steps, self.pausing, busy=self.busy.__contains__, used_at=self.used.get)
+        self.idle = Idle(
+            database, steps, self.pausing, busy=self.busy.__contains__, used_at=self.used.get, monotonic_ms=clock
+        )
         self.observe = Observe(database, steps, engine, self.fleet)
         self.extend = Extend(database, steps, engine)
         self.collect = Collect(database, steps, ended_kept_ms=1000, answers_kept_ms=1000, deliveries_kept_ms=1000)

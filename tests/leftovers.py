@@ -57,7 +57,7 @@ def _children(directory: Path) -> list[Path]:
 
 
 def _processes(instance: str, roots: tuple[Path, ...]) -> Iterator[str]:
-    words = (f"/{instance}/", *(str(root) for root in roots))
+    words = (f"/{instance}/", *(f"{root}/" for root in roots))  # another instance's name may begin with ours
     for directory in Path("/proc").iterdir():
         if not directory.name.isdigit():
             continue
@@ -81,7 +81,7 @@ def _is_over(process: Path) -> bool:
 def _mounts(roots: tuple[Path, ...]) -> Iterator[str]:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         target = line.split(" ")[4]
-        if any(target.startswith(str(root)) for root in roots):
+        if any(target.startswith(f"{root}/") for root in roots):
             yield target
 
 

@@ -94,6 +94,7 @@ class Host:
         self.busy = False
         self.boot = "boot-1"
         self.time = 1_000_000
+        self.set_by = 0
         self.memory = Memory(64 * GIB, 60 * GIB, 0.0)
         self.stock = Stock(
             images={name: Image(name, f"{name}-1", Path("/nowhere")) for name in ("base", "python")},
@@ -105,6 +106,9 @@ class Host:
         )
 
     def now(self) -> int:
+        return self.time + self.set_by
+
+    def uptime(self) -> int:
         return self.time
 
     def reboot(self) -> None:
@@ -450,6 +454,7 @@ def service_over(
             leaks=leaks,
             memory=lambda: host.memory,
             now=host.now,
+            uptime=host.uptime,
             new_id=new_id,
             new_secret=lambda: secrets.token_hex(32),
             boot_id=host.boot,

@@ -51,6 +51,8 @@ class Service:
     port: int = field(default_factory=free_port)
     preview_port: int = field(default_factory=free_port)
     settings: dict[str, str] = field(default_factory=dict)
+    packages: tuple[Path, ...] = ()
+    """Directories that come first where its processes look for Python's modules."""
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     clients: list[Api] = field(default_factory=list)
 
@@ -72,7 +74,11 @@ class Service:
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """The variables that make a command of ours mean this instance."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("BOXKEEP_", "PYTEST_"))}
-        packages = (*(self.tree / package for package in ("sdk", "server", "guest")), self.root / "metadata")
+        packages = (
+            *self.packages,
+            *(self.tree / package for package in ("sdk", "server", "guest")),
+            self.root / "metadata",
+        )
         return {
             **kept,
             "PATH": f"{CACHE / 'bin'}{os.pathsep}{kept['PATH']}",
@@ -147,6 +153,18 @@ class Service:
         for name in names:
             self.kill(name)
         for name in names:
+            self.start(name)
+        self.wait_ready()
+
+    def lose_the_node(self) -> None:
+        """All that the node has is lost; a new one comes in its place. What the control plane has stays."""
+        for name in ("serve", "node"):
+            self.stop(name)
+        self.command("down", within_s=180)
+        for path in self.lib.iterdir():
+            if path.name != "control":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for name in ("node", "serve"):
             self.start(name)
         self.wait_ready()
 
@@ -257,9 +275,11 @@ def account() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def running_service(settings: Mapping[str, str] | None = None, beside: str = "") -> Iterator[Service]:
+def running_service(
+    settings: Mapping[str, str] | None = None, beside: str = "", packages: tuple[Path, ...] = ()
+) -> Iterator[Service]:
     """A service that is up and, at the end, gone without a trace. `settings` are `BOXKEEP_…` variables; `beside` is a
-    letter for one that runs beside the others of a test run."""
+    letter for one that runs beside the others of a test run; `packages` come first on the path of its processes."""
     instance = f"{os.environ.get('TEST_INSTANCE', 'accept')}{beside}"
     subnet = os.environ.get("TEST_SUBNET", "10.206.0.0/16")
     if beside:
@@ -269,6 +289,7 @@ def running_service(settings: Mapping[str, str] | None = None, beside: str = "")
     with only_one(instance), account() as name:
         service = Service(instance, subnet, root, TREE, name)
         service.settings.update(settings or {})
+        service.packages = packages
         _begin_afresh(service)
         service.tree = readable_tree(name, root / "tree")
         try:

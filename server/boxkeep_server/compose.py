@@ -19,6 +19,7 @@ from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.audit import Audit
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.checkpoints import Checkpoints
+from boxkeep_server.control.clocks import boot_id, host_clock, monotonic_ms, now_ms
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.copies import Copies
 from boxkeep_server.control.files import Files
@@ -40,6 +41,7 @@ from boxkeep_server.control.reconcile.deliver import Deliver
 from boxkeep_server.control.reconcile.discard import Discard
 from boxkeep_server.control.reconcile.expire import Expire
 from boxkeep_server.control.reconcile.extend import Extend
+from boxkeep_server.control.reconcile.follow import Follow, remembered
 from boxkeep_server.control.reconcile.idle import Idle
 from boxkeep_server.control.reconcile.observe import Observe
 from boxkeep_server.control.reconcile.pause import Pause
@@ -55,6 +57,7 @@ from boxkeep_server.control.salvage import Salvage
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.steps import ANY, DISCARD, EXTEND, OBSERVE, PAUSE, PLACE, RELEASE, TAKE, UPLOAD, Steps
+from boxkeep_server.control.strays import Strays
 from boxkeep_server.control.terminals import Terminals
 from boxkeep_server.control.usage import Accounts
 from boxkeep_server.control.visits import Visits
@@ -64,6 +67,7 @@ from boxkeep_server.engine.interface import Engine, EngineError
 from boxkeep_server.engine.local import LocalEngine
 from boxkeep_server.gateway.keeper import Keeper
 from boxkeep_server.guestwire import GuestPool
+from boxkeep_server.model.clocks import SteadyClock
 from boxkeep_server.model.errors import NotReady, TimedOut, Unavailable
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import ClaimState
@@ -89,16 +93,7 @@ WATCH_AGAIN_S = 1.0
 STOP_WITHIN_S = 5
 END_WITHIN_S = 60
 KEEP_ALIVE_S = 75
-
-
-def now_ms() -> int:
-    """The wall clock, epoch ms."""
-    return time.time_ns() // 1_000_000
-
-
-def monotonic_ms() -> float:
-    """A clock that never goes back, ms."""
-    return time.monotonic() * 1000
+FOLLOW_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +144,11 @@ class Control:
             await asyncio.sleep(WATCH_AGAIN_S)
 
 
-def control_over(settings: Settings, database: Database, engine: Engine, guests: GuestPool) -> Control:
-    """A control plane over a store and an engine."""
+def control_over(
+    settings: Settings, database: Database, engine: Engine, guests: GuestPool, clock: SteadyClock
+) -> Control:
+    """A control plane over a store and an engine, that goes by a clock."""
+    now_ms = clock.now_ms
     secret = key_file(settings.lib / "control" / "seal.key")
     seal = Seal(secret)
     changes = Changes()
@@ -162,8 +160,9 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     pausing = Pausing(database, steps, sandboxes)
     pause = Pause(database, steps, engine, reacher)
     blobs = blobs_of(settings)
+    strays = Strays(database, blobs)
     copies = Copies(database, engine, blobs, partial(derived, secret), now_ms)
-    upload = Upload(database, steps, copies)
+    upload = Upload(database, steps, copies, monotonic_ms)
     no_room_wait_ms = settings.control.no_room_wait_ms
     place = Place(database, steps, engine, reacher, seal, fleet, copies, no_room_wait_ms=no_room_wait_ms)
     take = Take(database, steps, engine)
@@ -177,16 +176,16 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
     }
     rows = CommandRows(database)
     liveness = Liveness(sandboxes.states, partial(_any_change, changes))
-    visits = Visits(reacher, guests, liveness, now_ms, pausing.awake)
+    visits = Visits(reacher, guests, liveness, monotonic_ms, pausing.awake)
     recorder = Recorder(rows.write)
     files = Files(visits, recorder, now_ms)
     last_liveness = Liveness(sandboxes.states, partial(_any_change, changes), status=Status.ENDING)
-    last_visits = Visits(LastLook(reacher), guests, last_liveness, now_ms, _never)
+    last_visits = Visits(LastLook(reacher), guests, last_liveness, monotonic_ms, _never)
     last_files = Files(last_visits, recorder, now_ms)
-    salvage = Salvage(database, steps, Artifacts(database, steps, sandboxes, last_files, blobs))
+    salvage = Salvage(database, steps, Artifacts(database, steps, sandboxes, last_files, blobs, strays))
     release = Release(database, steps, engine, reacher, take, salvage)
     settler = Settler(visits=visits, rows=rows, recorder=recorder, oom_kills=reacher.oom_kills, now_ms=now_ms)
-    attendance = Attendance(now_ms)
+    attendance = Attendance(monotonic_ms)
     warn = Warn(database, steps)
     expire = Expire(database, steps, pausing, warn, at_hours_limit=settings.control.at_hours_limit)
     idle = Idle(
@@ -195,11 +194,13 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         pausing,
         busy=lambda sandbox: settler.attends(sandbox) or liveness.waited_for(sandbox) or attendance.has(sandbox),
         used_at=lambda sandbox: max(visits.used_at(sandbox) or 0, attendance.seen_at(sandbox)),
+        monotonic_ms=monotonic_ms,
     )
-    retire = Retire(database, steps, blobs, kept_ms=settings.blobs.artifacts_kept_days * 24 * HOUR_MS)
+    retire = Retire(database, steps, blobs, strays, kept_ms=settings.blobs.artifacts_kept_days * 24 * HOUR_MS)
     metrics = Metrics()
     metrics.previews.set_function(attendance.count)
     rounds = (
+        Round("follow", Follow(database, clock, boot_id()).run_once, FOLLOW_S),
         Round("place", place.run_once, 0.5, (PLACE,)),
         Round("release", release.run_once, 1.0, (RELEASE,)),
         Round("pause", pause.run_once, 1.0, (PAUSE,)),
@@ -214,8 +215,9 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         Round("extend", Extend(database, steps, engine).run_once, 2.0, (EXTEND,)),
         Round("deliver", deliver.run_once, 0.25, (DELIVER,)),
         Round("retire", retire.run_once, 60.0),
+        Round("strays", strays.run_once, 5.0),
         Round("sweep", retire.sweep, HOUR_MS / 1000),
-        Round("count", Count(engine, metrics.leaked).run_once, 30.0),
+        Round("count", Count(engine, strays, metrics.leaked).run_once, 30.0),
         Round("collect", Collect(database, steps, **keeping).run_once, 60.0),
     )
     parts = Parts(
@@ -228,7 +230,7 @@ def control_over(settings: Settings, database: Database, engine: Engine, guests:
         commands=Commands(visits=visits, recorder=recorder, settler=settler, new_id=new_id, now_ms=now_ms),
         processes=Processes(visits=visits, rows=rows, settler=settler, now_ms=now_ms),
         files=files,
-        artifacts=Artifacts(database, steps, sandboxes, files, blobs),
+        artifacts=Artifacts(database, steps, sandboxes, files, blobs, strays),
         terminals=Terminals(visits=visits, recorder=recorder, settler=settler, rows=rows, now_ms=now_ms),
         tokens=Tokens(key_file(settings.lib / "control" / "tokens.key"), now_ms),
         webhooks=Webhooks(database, changes, seal, reach, now_ms),
@@ -290,12 +292,14 @@ async def _run(control: Control) -> None:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, engine: Engine) -> AsyncIterator[Control]:
-    """A control plane over the store of an instance and an engine."""
+async def opened(settings: Settings, engine: Engine, clock: SteadyClock) -> AsyncIterator[Control]:
+    """A control plane over the store of an instance and an engine, whose clock goes on where that of the process before
+    was."""
     database = await Database.open(settings.database_url)
     guests = GuestPool()
     try:
-        yield control_over(settings, database, engine, guests)
+        await remembered(database, clock, boot_id())
+        yield control_over(settings, database, engine, guests, clock)
     finally:
         await guests.close()
         await database.close()
@@ -327,7 +331,7 @@ async def end_all(settings: Settings) -> Sequence[str]:
     Raises:
         TimedOut: not all were written.
     """
-    async with opened(settings, GoneEngine()) as control:
+    async with opened(settings, GoneEngine(), host_clock()) as control:
         release = asyncio.create_task(runner.run(control.rounds_of("release"), control.changes))
         try:
             done = await control.sandboxes.end_all(Reason.OPERATOR_SHUTDOWN, END_WITHIN_S)
@@ -365,7 +369,11 @@ def serve(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    async with NodeClient(settings.node_socket) as node, opened(settings, LocalEngine(node)) as control:
+    clock = host_clock()
+    async with (
+        NodeClient(settings.node_socket) as node,
+        opened(settings, LocalEngine(node, clock.jump_ms), clock) as control,
+    ):
         server = uvicorn.Server(
             uvicorn.Config(
                 build(control.parts),

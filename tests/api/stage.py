@@ -33,6 +33,7 @@ from boxkeep_server.control.salvage import Salvage
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.steps import ANY, RELEASE, Steps
+from boxkeep_server.control.strays import Strays
 from boxkeep_server.control.terminals import Terminals
 from boxkeep_server.control.usage import Accounts
 from boxkeep_server.control.visits import Visits
@@ -167,7 +168,9 @@ class Stage:
         self.salvage = Salvage(
             database,
             self.steps,
-            Artifacts(database, self.steps, self.sandboxes, last_files, blobs, folder=str(folder)),
+            Artifacts(
+                database, self.steps, self.sandboxes, last_files, blobs, Strays(database, blobs), folder=str(folder)
+            ),
             within_s=LAST_LOOK_S,
         )
         self._release = Release(database, self.steps, self.node, self.reacher, take, self.salvage)  # type: ignore[arg-type]
@@ -191,7 +194,7 @@ class Stage:
             ),
             processes=Processes(visits=visits, rows=self.rows, settler=self.settler, now_ms=self.clock),
             files=files,
-            artifacts=Artifacts(database, self.steps, self.sandboxes, files, self.blobs),
+            artifacts=Artifacts(database, self.steps, self.sandboxes, files, self.blobs, Strays(database, self.blobs)),
             terminals=Terminals(
                 visits=visits, rows=self.rows, recorder=self.recorder, settler=self.settler, now_ms=self.clock
             ),

@@ -11,6 +11,7 @@ import pytest
 
 from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.reconcile.retire import SPARED_MS, Retire
+from boxkeep_server.control.strays import Strays
 from boxkeep_server.model.artifacts import Artifact
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.plans import BUILT_IN
@@ -198,9 +199,9 @@ async def test_a_folder_is_published_without_following_links(
     (root / "sub" / "b").write_text("b")
     (root / "etc").symlink_to("/etc")
     (root / "passwd").symlink_to("/etc/passwd")
-    use = Artifacts(
-        stage.database, stage.steps, stage.sandboxes, stage.parts.files, stage.blobs, new_id, folder=str(root)
-    )
+    strays = Strays(stage.database, stage.blobs)
+    parts = (stage.sandboxes, stage.parts.files, stage.blobs, strays)
+    use = Artifacts(stage.database, stage.steps, *parts, new_id, folder=str(root))
     done = await use.publish_folder(await stage.keys.authenticate(key), box)
     assert [item.key for item in done.items] == ["a.txt", "sub/b"]
     assert list(done.skipped) == ["etc", "passwd"]
@@ -237,7 +238,7 @@ async def test_a_repeated_post_under_an_idempotency_key_publishes_once(
 async def test_what_is_too_old_goes_and_so_does_a_blob_that_no_row_names(
     stage: Stage, api: httpx.AsyncClient, box: str
 ) -> None:
-    retire = Retire(stage.database, stage.steps, stage.blobs, kept_ms=30 * DAY_MS)
+    retire = Retire(stage.database, stage.steps, stage.blobs, Strays(stage.database, stage.blobs), kept_ms=30 * DAY_MS)
     await publish(api, box, b"named", "named")
     unnamed = Artifact("f" * 32, "e" * 32, box, "k", 1, "", "", 0).blob
 

@@ -129,7 +129,7 @@ def _kept(**fields: object) -> Kept:
 DECISIONS = [
     (None, _kept(effect="new")),
     (_kept(created_at=0), _kept(effect="new")),
-    (_kept(), None),
+    (_kept(), _kept()),
     (_kept(owner="one that died"), _kept()),
     (_kept(owner=FREE), _kept()),
     (_kept(owner=FREE, fingerprint="other"), _kept(effect="new")),
@@ -139,7 +139,7 @@ DECISIONS = [
 
 
 @pytest.mark.parametrize(("kept", "decided"), DECISIONS, ids=range(len(DECISIONS)))
-def test_what_a_repeated_request_gets(kept: Kept | None, decided: Answer | Kept | None) -> None:
+def test_what_a_repeated_request_gets(kept: Kept | None, decided: Answer | Kept) -> None:
     assert decide(kept, _kept(effect="new"), 1) == decided
 
 

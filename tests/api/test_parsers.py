@@ -76,6 +76,18 @@ def test_no_token_but_ours_opens_anything(first: str, second: str) -> None:
         assert _refused(lambda: tokens.read(forged, Purpose.DOWNLOAD), Unauthenticated) is not None  # noqa: B023
 
 
+def test_no_token_lives_longer_because_the_clock_was_set_back() -> None:
+    now = [1_000_000]
+    tokens = Tokens(b"k" * 32, lambda: now[0])
+    good, expires_at = tokens.sign("o" * 32, "s" * 32, Purpose.DOWNLOAD, "k" * 32, "t:/path")
+    now[0] -= 1
+    assert _refused(lambda: tokens.read(good, Purpose.DOWNLOAD), Unauthenticated) is not None
+    now[0] = expires_at
+    assert _refused(lambda: tokens.read(good, Purpose.DOWNLOAD), Unauthenticated) is not None
+    now[0] = expires_at - 1
+    assert tokens.read(good, Purpose.DOWNLOAD).bound == "t:/path"
+
+
 @given(st.integers(0, 200), st.characters(codec="ascii"))
 @QUICKLY
 def test_a_token_with_one_character_changed_is_none(at: int, other: str) -> None:

@@ -2,15 +2,20 @@
 
 import asyncio
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
+from boxkeep_server.control.checkpoints import wanted_of
 from boxkeep_server.guestwire import GuestPool
+from boxkeep_server.model.checkpoints import CheckpointState
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.rates import RATES, CallKind, Rate
 from boxkeep_server.model.scopes import Scope
+from boxkeep_server.store import checkpoints
 from tests.api.stage import Stage, staged
 from tests.guests import GuestProgram
 
@@ -211,6 +216,23 @@ async def test_create_waits_until_ready_or_the_time_is_up(
             await asyncio.sleep(0.01)
     await stage.make_ready(next(item["id"] for item in found if item["name"] == "w"), guest_program.address)
     assert (await waiting).json()["status"] == "ready"
+
+
+async def test_forks_are_all_waited_for_within_one_time_limit(
+    stage: Stage, api: httpx.AsyncClient, key: str, box: str
+) -> None:
+    original = await stage.sandboxes.state(box)
+    assert original is not None
+    wanted = wanted_of(original, new_id(), stage.clock(), original.created_by, name=None, memory=False)
+    async with stage.database.writing() as connection:
+        await checkpoints.add(
+            connection, replace(wanted, state=CheckpointState.WHOLE, keeps="files", bytes=1, taken_at=1)
+        )
+    begun = time.monotonic()
+    wish = {"fromCheckpoint": wanted.id, "count": 20}
+    answer = await api.post(PATH, json=wish, params={"wait": "ready", "timeoutMs": 1000})
+    assert [item["status"] for item in answer.json()["items"]] == ["queued"] * 20
+    assert 1 <= time.monotonic() - begun < 10
 
 
 async def test_changes_are_within_the_plan(api: httpx.AsyncClient, box: str) -> None:

@@ -10,6 +10,7 @@ from websockets.asyncio.client import connect
 
 from boxkeep_server.model.scopes import Scope
 from tests.api.stage import PUBLIC, Stage
+from tests.guests import GuestProgram
 
 PATH = "/v1/sandboxes"
 
@@ -29,6 +30,28 @@ async def test_usage_and_billing_are_shown_to_their_scope_alone(stage: Stage, ap
         assert (await client.get("/v1/billing")).status_code == 403
     async with stage.client(await stage.key("other")) as client:
         assert (await client.get("/v1/usage")).json()["sandboxes"] == []
+
+
+async def test_usage_is_shown_in_pages(
+    stage: Stage, api: httpx.AsyncClient, key: str, box: str, guest_program: GuestProgram
+) -> None:
+    others = [await stage.ready_sandbox(key, guest_program.address) for _ in range(2)]
+    stage.clock.ahead_ms += 60_000
+    query: dict[str, Any] = {"limit": 1}
+    named = []
+    while True:
+        answer = (await api.get("/v1/usage", params=query)).json()
+        named += [one["id"] for one in answer["sandboxes"]]
+        assert (answer["sandboxesRun"], len(answer["sandboxes"])) == (3, 1)
+        if answer["nextCursor"] is None:
+            break
+        stage.clock.ahead_ms += 1_000
+        query["cursor"] = answer["nextCursor"]
+    assert sorted(named) == sorted([box, *others])
+    sums = (await api.get("/v1/usage", params={"limit": 0})).json()
+    assert (sums["sandboxes"], sums["nextCursor"], sums["sandboxesRun"]) == ([], None, 3)
+    odd = await api.get("/v1/usage", params={"cursor": "x"})
+    assert (odd.status_code, odd.json()) == (400, {"error": "Invalid cursor"})
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--url", help="of a running service, with --key")
     parser.add_argument("--key", help="an API key of an organisation without limits", default=os.environ.get("KEY"))
     parser.add_argument("--isolation", action="append", choices=ISOLATIONS, help="only this one; may be repeated")
+    parser.add_argument("--only", action="append", help="only this group, as `pauses`; may be repeated")
     parser.add_argument("--scale", type=float, default=1.0, help="1 for all samples, 0.1 for a tenth")
     parser.add_argument("--without-peers", action="store_true")
     parser.add_argument("--only-peers", action="store_true")
@@ -74,7 +75,7 @@ def main() -> None:
     if not asked.only_peers:
         print("\n| figure | isolation | |\n|---|---|---|", flush=True)
         with bench_of(asked) as bench:
-            bench.all(tuple(asked.isolation or ISOLATIONS))
+            bench.all(tuple(asked.isolation or ISOLATIONS), asked.only or ())
             if bench.service is not None:
                 show_disk(bench.service)
     if not asked.without_peers:

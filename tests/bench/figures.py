@@ -3,8 +3,9 @@
 import contextlib
 import hashlib
 import os
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,24 +41,32 @@ class Bench:
         self.rows.append((figure, isolation, str(found)))
         print(f"| {figure} | {isolation} | {found} |", flush=True)
 
-    def all(self, isolations: tuple[str, ...]) -> None:
-        """Every figure."""
+    def all(self, isolations: tuple[str, ...], only: Collection[str] = ()) -> None:
+        """Every figure, or those of the groups in `only`."""
         for isolation in isolations:
-            self.first_command(isolation)
-            with fresh(self.api, runtime=WARM_RUNTIME, isolation=isolation) as box:
-                self.exec_true(box, isolation)
-                self.echo(box, isolation)
-                self.transfers(box, isolation)
-                self.under_load(box, isolation)
-            self.pauses(isolation)
-            self.checkpoints(isolation)
-            self.many_creates(isolation)
-            self.deletes(isolation)
-            self.idle_cost(isolation)
-            self.recovery(isolation)
-        self.reads()
-        self.revocation()
-        self.services_memory()
+            for group in (
+                self.first_command,
+                self.work,
+                self.pauses,
+                self.checkpoints,
+                self.many_creates,
+                self.deletes,
+                self.idle_cost,
+                self.recovery,
+            ):
+                if not only or group.__name__ in only:
+                    group(isolation)
+        for one in (self.reads, self.revocation, self.services_memory):
+            if not only or one.__name__ in only:
+                one()
+
+    def work(self, isolation: str) -> None:
+        """What is done in one sandbox."""
+        with fresh(self.api, runtime=WARM_RUNTIME, isolation=isolation) as box:
+            self.exec_true(box, isolation)
+            self.echo(box, isolation)
+            self.transfers(box, isolation)
+            self.under_load(box, isolation)
 
     def kept(self) -> Kept:
         """A connection of its own, to be closed."""
@@ -127,8 +136,12 @@ class Bench:
         def change() -> None:
             box.run("head -c 1M /dev/urandom > /workspace/change-$(date +%s%N)")
 
+        used = self._pool_bytes()
         taken = sampled(take, self.count(10), change)
         self.tell(f"checkpoint {what}, 1 GiB", isolation, taken)
+        if self.service is not None:
+            each = (self._pool_bytes() - used) / len(stood) / MIB
+            self.tell(f"space for each more checkpoint {what}, 1 MiB having changed", isolation, f"{each:.1f} MiB")
         standing = Samples(tuple(float(one["stoppedMs"]) for one in stood))
         self.tell(f"the sandbox stands still for a checkpoint {what}", isolation, standing)
         last = stood[-1]["id"]
@@ -142,6 +155,20 @@ class Bench:
             self.api.delete(one["id"])
         for one in stood:
             self.api.call("DELETE", "/checkpoints", params={"checkpointId": one["id"]})
+
+    def _pool_bytes(self) -> int:
+        """What the node's pool of disks holds, all of it written out."""
+        if self.service is None:
+            return 0
+        seen = Path(f"/proc/{self.service.running['node'].pid}/root")
+        pool = seen / str(self.service.root).lstrip("/") / "run" / self.service.instance / "pool"
+        descriptor = os.open(pool, os.O_RDONLY)
+        try:
+            subprocess.run(["sync", "--file-system", pool], check=True)
+            found = os.fstatvfs(descriptor)
+        finally:
+            os.close(descriptor)
+        return (found.f_blocks - found.f_bfree) * found.f_frsize
 
     def under_load(self, box: Sandbox, isolation: str) -> None:
         """The same while others are busy."""

@@ -79,6 +79,34 @@ async def test_usage_is_what_ran_and_no_pause_of_it(rig: Rig, accounts: Accounts
     assert first.tally.sandboxes == {box.id: 5_000, still.id: 5_000}
 
 
+async def test_pages_of_usage_name_each_sandbox_once_whatever_runs_on(
+    rig: Rig, accounts: Accounts, clock: Clock
+) -> None:
+    caller, begin = await rig.caller(), clock()
+    boxes = []
+    for _ in range(5):
+        boxes.append(await ready(rig, caller))
+        clock.at += 1_000
+    first = await accounts.usage(caller, None, None, limit=2)
+    assert first.sandboxes == [(boxes[0].id, 5_000), (boxes[1].id, 4_000)]
+    await rig.sandboxes.end(caller, boxes[3].id)
+    await rig.round()
+    clock.at += 60_000
+    await ready(rig, caller)
+    assert first.behind is not None
+    second = await accounts.usage(caller, None, None, cursor=first.behind.cursor, limit=2)
+    assert second.sandboxes == [(boxes[2].id, 3_000), (boxes[3].id, 2_000)]
+    assert (second.tally.ms, second.tally.until) == (first.tally.ms, begin + 5_000)
+    assert second.behind is not None
+    last = await accounts.usage(caller, None, None, cursor=second.behind.cursor, limit=2)
+    assert (last.sandboxes, last.behind) == ([(boxes[4].id, 1_000)], None)
+    nobody = await accounts.usage(await rig.caller("two"), None, None, cursor=first.behind.cursor)
+    assert (nobody.sandboxes, nobody.tally.ms) == ([], 0)
+    for since, until in ((begin + 1, None), (None, begin + 1)):
+        with pytest.raises(Invalid):
+            await accounts.usage(caller, since, until, cursor=first.behind.cursor)
+
+
 async def test_a_stretch_that_cannot_be_is_refused(rig: Rig, accounts: Accounts, clock: Clock) -> None:
     caller = await rig.caller()
     for since, until in ((2, 1), (0, None)):

@@ -37,19 +37,6 @@ def apart(kept: Bucket, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         yield running
 
 
-def lose_the_node(service: Service) -> None:
-    """All that a node has is lost; a new one comes in its place. What the control plane has stays."""
-    for name in ("serve", "node"):
-        service.stop(name)
-    service.command("down", within_s=180)
-    for path in service.lib.iterdir():
-        if path.name != "control":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for name in ("node", "serve"):
-        service.start(name)
-    service.wait_ready()
-
-
 def stored(api: Api, box: Sandbox) -> dict[str, Any]:
     """A paused sandbox once it is in the store."""
 
@@ -104,7 +91,7 @@ def test_all_goes_on_when_the_node_has_lost_everything(apart: Service, kept: Buc
     whole = kept.read(damaged)
     kept.write(damaged, whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
 
-    lose_the_node(apart)
+    apart.lose_the_node()
 
     assert remembers.resume()["pauseKeeps"] == "memory"
     assert counted(remembers) >= before
@@ -139,7 +126,7 @@ def test_kills_while_it_is_copied_lose_and_leave_nothing(apart: Service, kept: B
         apart.restart(*killed)
     for box in boxes:
         stored(api, box)
-    lose_the_node(apart)
+    apart.lose_the_node()
     for number, (box, killed) in enumerate(zip(boxes, (("serve",), ("node",), ("node", "serve")), strict=True)):
         api.call("POST", "/resume", json={"id": box.id})
         apart.restart(*killed)

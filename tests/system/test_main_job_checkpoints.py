@@ -1,13 +1,15 @@
 """Checkpoints and forks by HTTP: taken of what runs, begun from, gone back to, and left behind by what dies."""
 
+import contextlib
 import json
 import os
 import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.clients import Api, Sandbox, eventually, fresh
+from tests.clients import Api, Refused, Sandbox, eventually, fresh
 from tests.services import Service
 from tests.system.test_main_job_pausing import COUNTER, counted
 
@@ -34,6 +36,13 @@ def pid_of(service: Service, box: Sandbox) -> int:
     bindings = (json.loads(path.read_text()) for path in (service.lib / "claims").glob("*.json"))
     machine = next(binding["machine"] for binding in bindings if binding["sandbox"] == box.id)
     return int(json.loads((service.lib / "machines" / f"{machine}.json").read_text())["pid"])
+
+
+def counted_now(box: Sandbox) -> int | None:
+    """What has been counted; None while a machine is not reached that stands still yet."""
+    with contextlib.suppress(Refused):
+        return counted(box)
+    return None
 
 
 def forget(api: Api, checkpoint: dict[str, Any]) -> int:
@@ -93,6 +102,29 @@ def test_memory_is_forked_while_commands_go_on(api: Api) -> None:
     assert forget(api, taken) == 200
 
 
+def test_memory_is_kept_while_calls_come_in(api: Api) -> None:
+    """Calls whose connection is just being opened when memory is written made gVisor refuse to write it."""
+    done = threading.Event()
+
+    def call(box: Sandbox) -> set[int]:
+        seen = set()
+        while not done.is_set():
+            seen.add(api.ask("POST", "/exec", json={"id": box.id, "command": "true", "args": []}).status_code)
+        return seen
+
+    with fresh(api, runtime="base", isolation="runsc", ephemeral=False) as box, ThreadPoolExecutor() as pool:
+        callers = [pool.submit(call, box) for _ in range(4)]
+        try:
+            taken = [take(box, memory=True) for _ in range(10)]
+        finally:
+            done.set()
+        assert {one["keeps"] for one in taken} == {"memory"}
+        for caller in callers:
+            assert caller.result(60) <= {200, 503}, "a call was refused for good while a checkpoint was taken"
+    for one in taken:
+        assert forget(api, one) == 200
+
+
 def test_a_sandbox_goes_back_and_commands_that_are_not_in_it_say_so(api: Api, isolation: str) -> None:
     with fresh(api, runtime="base", isolation=isolation, ephemeral=False) as box:
         box.write("/workspace/own", b"before")
@@ -140,7 +172,7 @@ def test_a_kill_of_everything_at_a_checkpoint_loses_nothing(api: Api, isolation:
                 time.sleep(pause_s)
                 service.restart("serve", "node")
                 taking.exception(60)
-            reached = counted(box)
+            reached = eventually("it to answer", lambda: counted_now(box), 30)
             eventually("it to go on", lambda reached=reached: counted(box) > reached, 30)
         eventually("all to be settled", lambda: bool(take(box)["id"]), 30)
         for one in api.ask("GET", "/checkpoints", params={"id": box.id}).json()["items"]:

@@ -81,6 +81,19 @@ async def test_not_after_can_be_moved_and_that_survives_the_process(host: Host) 
     assert await again.deaths.expire_once() == 1
 
 
+@pytest.mark.parametrize("by", [7 * 86_400_000, -999_000])
+async def test_a_machine_is_ended_no_sooner_and_no_later_when_the_hosts_clock_is_set(host: Host, by: int) -> None:
+    service = await adopted(Layer(host))
+    await running(service, not_after=host.time + 50)
+    host.set_by = by
+    service = await adopted(Layer(host))
+    assert await service.deaths.expire_once() == 0
+    host.time += 49
+    assert await service.deaths.expire_once() == 0
+    host.time += 1
+    assert await service.deaths.expire_once() == 1
+
+
 async def test_the_end_of_a_dead_machine_cannot_be_moved(host: Host) -> None:
     service = await adopted(Layer(host))
     claim = await running(service)

@@ -1,13 +1,16 @@
 """Running time added up by sandbox, month and day, for any spans."""
 
+import base64
 import itertools
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from boxkeep_server.model.errors import Invalid
 from boxkeep_server.model.hours import month_of
-from boxkeep_server.model.usage import DAY_MS, Tally, day_of, hours, largest
+from boxkeep_server.model.usage import DAY_MS, Behind, Tally, day_of, hours, page
 
 NOW = 1_790_000_000_000
 TIMES = st.integers(NOW - 100 * DAY_MS, NOW + 100 * DAY_MS)
@@ -54,5 +57,30 @@ def test_hours_are_decimal() -> None:
     assert hours(5_400_000) == "1.500000"
 
 
-def test_the_largest_come_first() -> None:
-    assert largest(Counter(a=1, b=3, c=3), 2) == [("b", 3), ("c", 3)]
+@given(st.dictionaries(st.text("abc", min_size=32, max_size=32), st.integers(1, 5), max_size=30), st.integers(1, 9))
+def test_pages_show_each_sandbox_once_those_that_ran_longest_first(shares: dict[str, int], most: int) -> None:
+    tally = Tally(5, 9, sandboxes=Counter(shares))
+    shown: list[tuple[str, int]] = []
+    behind = None
+    while True:
+        some, following = page(tally, behind, most)
+        shown += some
+        assert following is None or len(some) == most
+        if following is None:
+            break
+        behind = Behind.read(following.cursor)
+        assert behind == following
+    assert shown == sorted(shares.items(), key=lambda one: (-one[1], one[0]))
+
+
+def test_a_page_of_none_has_none_behind_it() -> None:
+    assert page(Tally(5, 9, sandboxes=Counter(a=1)), None, 0) == ([], None)
+
+
+@pytest.mark.parametrize(
+    "key", ["1:2:3", f"1:2:{'a' * 32}", f"1:2:-3:{'a' * 32}", f"1:2:{'9' * 16}:{'a' * 32}", "\xff"]
+)
+def test_what_is_no_cursor_of_ours_is_refused(key: str) -> None:
+    for cursor in (key, base64.urlsafe_b64encode(key.encode("latin-1")).decode()):
+        with pytest.raises(Invalid):
+            Behind.read(cursor)

@@ -14,6 +14,7 @@ from boxkeep_server.control.inside import Entry
 from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.steps import Steps
+from boxkeep_server.control.strays import Strays
 from boxkeep_server.model.artifacts import (
     MOST_IN_SANDBOX,
     Artifact,
@@ -72,6 +73,7 @@ class Artifacts:
         sandboxes: Sandboxes,
         files: Files,
         blobs: Blobs,
+        strays: Strays,
         draw_id: Callable[[], str] = new_id,
         folder: str = FOLDER,
     ) -> None:
@@ -80,6 +82,7 @@ class Artifacts:
         self._sandboxes = sandboxes
         self._files = files
         self._blobs = blobs
+        self._strays = strays
         self._draw_id = draw_id
         self._folder = folder
 
@@ -111,25 +114,26 @@ class Artifacts:
         full = whole_key(named, prefix_of(sandbox.capabilities))
         new_one = artifact_id or self._draw_id()
         blob = Artifact(new_one, caller.organisation, sandbox_id, full, 0, "", "", 0).blob
-        try:
-            async with asyncio.timeout(within_s):
-                reading = await self._files.read(caller, sandbox_id, place)
-                async with aclosing(reading.chunks):
-                    await self._check_room(caller, sandbox_id, full, reading.length)
-                    written = await self._copy(blob, reading)
-        except TimeoutError as late:
-            raise TimedOut(f"The file was not stored within {within_s:.0f} s") from late
-        new = Artifact(
-            id=new_one,
-            organisation=caller.organisation,
-            sandbox=sandbox_id,
-            key=full,
-            size=written.size,
-            content_type=content_type or guessed_type(full),
-            sha256=written.sha256,
-            created_at=self._steps.now_ms(),
-        )
-        return await self._accept(caller, new)
+        async with self._strays.unless_done(blob):
+            try:
+                async with asyncio.timeout(within_s):
+                    reading = await self._files.read(caller, sandbox_id, place)
+                    async with aclosing(reading.chunks):
+                        await self._check_room(caller, sandbox_id, full, reading.length)
+                        written = await self._copy(blob, reading)
+            except TimeoutError as late:
+                raise TimedOut(f"The file was not stored within {within_s:.0f} s") from late
+            new = Artifact(
+                id=new_one,
+                organisation=caller.organisation,
+                sandbox=sandbox_id,
+                key=full,
+                size=written.size,
+                content_type=content_type or guessed_type(full),
+                sha256=written.sha256,
+                created_at=self._steps.now_ms(),
+            )
+            return await self._accept(caller, new)
 
     async def _made(self, caller: Caller, artifact_id: str | None) -> Artifact | None:
         if artifact_id is None:
@@ -141,7 +145,6 @@ class Artifacts:
     async def _copy(self, blob: str, reading: Reading) -> Written:
         written = await self._blobs.put(blob, reading.chunks)
         if written.size != reading.length:
-            await self._blobs.delete(blob)
             raise SandboxFault("The file became shorter while it was read")
         return written
 
@@ -163,15 +166,15 @@ class Artifacts:
                     await _check_limits(connection, new, before, plan)
                     await artifacts.put(connection, new, before, caller.key_id)
         except LimitReached:
-            await self._blobs.delete(new.blob)
+            await self._strays.delete(new.blob)
             raise
         if before is not None and same:
             if before.id != new.id:
-                await self._blobs.delete(new.blob)
+                await self._strays.delete(new.blob)
             return before
         await self._tell(new.sandbox)
         if before is not None:
-            await self._blobs.delete(before.blob)
+            await self._strays.delete(before.blob)
         return new
 
     async def publish_folder(self, caller: Caller, sandbox_id: str) -> Published:
@@ -287,7 +290,7 @@ class Artifacts:
                 raise ArtifactNotFound
             await artifacts.delete(connection, found, self._steps.now_ms(), caller.key_id)
         await self._tell(sandbox_id)
-        await self._blobs.delete(found.blob)
+        await self._strays.delete(found.blob)
 
     async def _tell(self, sandbox_id: str) -> None:
         sandbox = await self._sandboxes.state(sandbox_id)

@@ -39,6 +39,7 @@ class Idempotency:
         self._now_ms = now_ms
         self._kept_ms = kept_ms
         self._owner = new_id()
+        self._at_work: set[Name] = set()
 
     async def begin(self, organisation: str, route: str, key: str, fingerprint: str) -> Answer | Slot:
         """The answer that was given under this key, or the right to work one out. Waits while another is at it.
@@ -64,28 +65,45 @@ class Idempotency:
         decision = decide(kept, Kept(fingerprint, new_id(), self._owner, now), now - self._kept_ms)
         if not isinstance(decision, Kept):
             return decision
-        async with self._database.writing() as connection:
-            if kept is None:
-                mine = await answers.add(connection, name, decision)
-            else:
-                mine = await answers.replace(connection, name, kept, decision)
+        if name in self._at_work:
+            return None
+        mine = False
+        self._at_work.add(name)
+        try:
+            mine = await self._take(name, kept, decision)
+        finally:
+            if not mine:
+                self._at_work.discard(name)
         return Slot(name, decision.effect) if mine else None
 
+    async def _take(self, name: Name, kept: Kept | None, decision: Kept) -> bool:
+        async with self._database.writing() as connection:
+            if kept is None:
+                return await answers.add(connection, name, decision)
+            return await answers.replace(connection, name, kept, decision)
+
     async def complete(self, slot: Slot, answer: Answer, *, secret: bool = False) -> None:
-        """Keep an answer; of a secret one only that it was given: who repeats the request gets another."""
+        """Keep an answer; of a secret one only that it was given: who repeats the request gets another. Where that
+        cannot be written, give the key up."""
         body = None if secret else answer.body
         async with self._database.writing() as connection:
             await answers.change(connection, slot.name, self._owner, status=answer.status, body=body)
+        self._at_work.discard(slot.name)
 
     async def give_up(self, slot: Slot) -> None:
-        """Free a key whose work has no answer to keep. What it may have made will be found by the next try."""
-        async with self._database.writing() as connection:
-            await answers.change(connection, slot.name, self._owner, owner=FREE)
+        """Free a key whose work has no answer to keep. What it may have made will be found by the next try, which also
+        may begin where this could not be written."""
+        try:
+            async with self._database.writing() as connection:
+                await answers.change(connection, slot.name, self._owner, owner=FREE)
+        finally:
+            self._at_work.discard(slot.name)
 
 
-def decide(kept: Kept | None, wanted: Kept, too_old: int) -> Answer | Kept | None:
-    """What a request gets: the answer that is kept, what to write to have the right to work (an owner of ours that is
-    not this process is one that died; an answer without a body was secret), or None, to wait.
+def decide(kept: Kept | None, wanted: Kept, too_old: int) -> Answer | Kept:
+    """What a request gets: the answer that is kept, or what to write to have the right to work, unless this process is
+    at it already: an owner of ours that is not is one that died, or that could not write how it ended; an answer
+    without a body was secret.
 
     Raises:
         Conflict: the key came with another request before.
@@ -99,5 +117,4 @@ def decide(kept: Kept | None, wanted: Kept, too_old: int) -> Answer | Kept | Non
         raise Conflict("This Idempotency-Key was used with another request")
     if kept.status is not None and kept.body is not None:
         return Answer(kept.status, kept.body)
-    at_it = kept.status is None and kept.owner == wanted.owner
-    return None if at_it else replace(wanted, effect=kept.effect)
+    return replace(wanted, effect=kept.effect)

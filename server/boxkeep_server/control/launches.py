@@ -126,12 +126,16 @@ class Output:
 def ending_of(command: Command, process: Process, oom_killed: bool, now_ms: int) -> Ending:
     """How a process that its guest calls finished ended; when it ended is the host's clock, bounded by it.
 
+    A clock that was set back to before the process began bounds nothing.
+
     `oom_killed` says that the host's kernel killed something of this sandbox for memory since the last look.
 
     Raises:
         SandboxFault: the guest does not say how.
     """
-    lasted_ms = min(process.duration_ms or 0, max(0, now_ms - command.started_at))
+    lasted_ms, most_ms = process.duration_ms or 0, now_ms - command.started_at
+    if most_ms >= 0:
+        lasted_ms = min(lasted_ms, most_ms)
     outcome, reason = process.ended_as, process.reason
     if oom_killed and may_be_oom(process):
         outcome, reason = Outcome.OUT_OF_MEMORY, "The kernel killed it when the sandbox's memory was used up"

@@ -52,17 +52,17 @@ class Presence:
 
 
 class Attendance:
-    """Knows from reports where somebody is. `now_ms` gives epoch ms."""
+    """Knows from reports where somebody is. `monotonic_ms` is a clock that never goes back."""
 
-    def __init__(self, now_ms: Callable[[], int]) -> None:
-        self._now_ms = now_ms
+    def __init__(self, monotonic_ms: Callable[[], float]) -> None:
+        self._monotonic_ms = monotonic_ms
         self._there: Collection[str] = frozenset()
-        self._seen_at: OrderedDict[str, int] = OrderedDict()
+        self._seen_at: OrderedDict[str, float] = OrderedDict()
 
     def report(self, sandboxes: Collection[str]) -> None:
         """Take a report: in these sandboxes somebody is, or has just been, and nowhere else."""
         self._there = frozenset(sandboxes)
-        now = self._now_ms()
+        now = self._monotonic_ms()
         for sandbox in self._there:
             self._seen_at[sandbox] = now
             self._seen_at.move_to_end(sandbox)
@@ -77,6 +77,6 @@ class Attendance:
         """In how many sandboxes somebody is now."""
         return len(self._there)
 
-    def seen_at(self, sandbox: str) -> int:
-        """When somebody was last seen in a sandbox, epoch ms; 0 where that is not known."""
+    def seen_at(self, sandbox: str) -> float:
+        """When somebody was last seen in a sandbox, monotonic ms; 0 where that is not known."""
         return self._seen_at.get(sandbox, 0)

@@ -138,16 +138,17 @@ class Settler:
             NotFound: the guest does not know it.
             SandboxGone, SandboxFault, Unavailable: as they come.
         """
-        until_ms = None if within_ms is None else self._now_ms() + within_ms
+        clock = asyncio.get_running_loop().time
+        until = None if within_ms is None else clock() + within_ms / 1000
         while True:
-            left_ms = WAIT_SLICE_MS if until_ms is None else max(0, min(WAIT_SLICE_MS, until_ms - self._now_ms()))
+            left_ms = WAIT_SLICE_MS if until is None else max(0, min(WAIT_SLICE_MS, round((until - clock()) * 1000)))
             wait = {"op": "process.wait", "id": command.id, "timeoutMs": left_ms}
             try:
                 answer = await visit.call(wait, timeout_s=left_ms / 1000 + 10)
             except Unavailable:  # a checkpoint cuts off who waits; whoever is away for good is so at the second try
                 answer = await visit.call(wait, timeout_s=left_ms / 1000 + 10)
             process = read_process(answer)
-            if process.finished or (until_ms is not None and self._now_ms() >= until_ms):
+            if process.finished or (until is not None and clock() >= until):
                 return process
 
     async def settle_unknown(self, visit: Visit, command: Command) -> Command:
@@ -250,7 +251,7 @@ class Settler:
         """A guest does not know a command: it is on its way, it never arrived, or it went with an earlier machine."""
         if command.epoch != visit.sandbox.epoch and visit.sandbox.pause_keeps == "files":
             ending = Ending(command.id, self._now_ms(), Outcome.LOST_ON_FILES_PAUSE, reason="Its machine is gone")
-        elif self._now_ms() - command.started_at < YOUNG_MS:
+        elif 0 <= self._now_ms() - command.started_at < YOUNG_MS:
             return
         else:
             ending = Ending(command.id, self._now_ms(), Outcome.CANCELLED, reason="It did not begin")

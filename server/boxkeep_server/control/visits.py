@@ -238,15 +238,15 @@ class Visits:
         ways: Ways,
         pool: GuestPool,
         liveness: Liveness,
-        now_ms: Callable[[], int],
+        monotonic_ms: Callable[[], float],
         awake: Callable[[str, Sandbox], Awaitable[Sandbox]],
     ) -> None:
         self._ways = ways
         self._pool = pool
         self._liveness = liveness
-        self._now_ms = now_ms
+        self._monotonic_ms = monotonic_ms
         self._awake = awake
-        self._used_at: OrderedDict[str, int] = OrderedDict()
+        self._used_at: OrderedDict[str, float] = OrderedDict()
 
     async def begin(self, caller: Caller, sandbox_id: str) -> Visit:
         """A way into a caller's sandbox.
@@ -266,13 +266,13 @@ class Visits:
     def used(self, sandbox: Sandbox) -> None:
         """Note that somebody has called a sandbox."""
         if sandbox.lifecycle.idle_pause_ms is not None:
-            self._used_at[sandbox.id] = self._now_ms()
+            self._used_at[sandbox.id] = self._monotonic_ms()
             self._used_at.move_to_end(sandbox.id)
             if len(self._used_at) > _REMEMBERED:
                 self._used_at.popitem(last=False)
 
-    def used_at(self, sandbox_id: str) -> int | None:
-        """When a caller last went into a sandbox that is paused when idle, epoch ms; None where that is not known."""
+    def used_at(self, sandbox_id: str) -> float | None:
+        """When a caller last went into a sandbox that is paused when idle, monotonic ms; None where it is not known."""
         return self._used_at.get(sandbox_id)
 
     async def of(self, sandbox_id: str) -> Visit:

@@ -1,7 +1,8 @@
 """The engine of one machine: a single node behind a Unix socket."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from typing import TypeVar
 
 from boxkeep_server.engine.interface import (
     AlreadyReleased,
@@ -20,6 +21,7 @@ from boxkeep_server.model.node_api import (
     ClaimHint,
     ClaimWish,
     Leaks,
+    Message,
     NodeFacts,
     Release,
     Snapshot,
@@ -38,11 +40,15 @@ _REFUSALS = {
 }
 
 
-class LocalEngine:
-    """Places everything on the one node."""
+M = TypeVar("M", bound=Message)
 
-    def __init__(self, node: NodeClient) -> None:
+
+class LocalEngine:
+    """Places everything on the one node, which goes by the host's clock: `jump_ms` is what that is ahead of ours."""
+
+    def __init__(self, node: NodeClient, jump_ms: Callable[[], int] = lambda: 0) -> None:
         self._node = node
+        self._jump_ms = jump_ms
         self._id: str | None = None
 
     async def place(self, wish: ClaimWish) -> tuple[str, Claim]:
@@ -50,7 +56,7 @@ class LocalEngine:
         node = self._id or (await self.nodes())[0].node_id
         try:
             with _translated():
-                return node, await self._node.place(wish)
+                return node, self._ours(await self._node.place(_moved(wish, self._jump_ms(), "not_after")))
         except SnapshotUnfit as unfit:
             unfit.node = node
             raise
@@ -58,13 +64,16 @@ class LocalEngine:
     async def release(self, node: str | None, sandbox: str, epoch: int) -> Release:
         """See `Engine.release`."""
         with _translated():
-            return await self._node.release(sandbox, epoch)
+            return _moved(await self._node.release(sandbox, epoch), -self._jump_ms(), "last_seen_at", "died_at")
+
+    def _ours(self, claim: Claim) -> Claim:
+        return _moved(claim, -self._jump_ms(), "claimed_at", "not_after", "last_seen_at", "died_at")
 
     async def claim(self, node: str, sandbox: str, epoch: int) -> Claim | None:
         """See `Engine.claim`."""
         try:
             with _translated():
-                return await self._node.claim(sandbox, epoch)
+                return self._ours(await self._node.claim(sandbox, epoch))
         except (PlacementFailed, AlreadyReleased):
             return None
 
@@ -72,7 +81,7 @@ class LocalEngine:
         """See `Engine.extend`."""
         try:
             with _translated():
-                await self._node.extend(sandbox, epoch, not_after)
+                await self._node.extend(sandbox, epoch, not_after + self._jump_ms())
         except (PlacementFailed, AlreadyReleased):
             return  # it is gone, and `observe` will see that
 
@@ -80,7 +89,7 @@ class LocalEngine:
         """See `Engine.claims`."""
         node = self._id or (await self.nodes())[0].node_id
         with _translated():
-            return {node: await self._node.claims()}
+            return {node: tuple(map(self._ours, await self._node.claims()))}
 
     async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool) -> Snapshot:
         """See `Engine.pause`."""
@@ -195,3 +204,10 @@ def _translated() -> Iterator[None]:
         raise NodeAway(str(error)) from error
     except NodeRefused as error:
         raise _REFUSALS.get(error.code, PlacementFailed)(str(error)) from error
+
+
+def _moved(message: M, by_ms: int, *moments: str) -> M:
+    """A message of which these moments, where they are there, are so much later."""
+    if by_ms == 0:
+        return message
+    return message.model_copy(update={one: at + by_ms for one in moments if (at := getattr(message, one)) is not None})

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from heapq import nsmallest
 
+from boxkeep_server.model.cursors import decoded, encoded
 from boxkeep_server.model.hours import month_of
 from boxkeep_server.model.plans import Plan
 
@@ -39,10 +41,41 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class Behind:
+    """Where a page of usage goes on: in the stretch of the first page, behind a sandbox and its share.
+
+    The first page is of what ran until then. So shares and their order stay as they were, whatever runs on meanwhile.
+    """
+
+    since: int
+    until: int
+    ms: int
+    sandbox: str
+
+    @classmethod
+    def read(cls, cursor: str) -> "Behind":
+        """What a cursor was made of.
+
+        Raises:
+            Invalid: it is none of ours.
+        """
+        (since, until, ms), sandbox = decoded(cursor, 3)
+        return cls(since, until, ms, sandbox)
+
+    @property
+    def cursor(self) -> str:
+        """The same, opaque to clients."""
+        return encoded((self.since, self.until, self.ms), self.sandbox)
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
-    """Running time within a stretch of time, and how many sandboxes were created in it."""
+    """Running time within a stretch of time, a page of the sandboxes that ran, those that ran longest first, where that
+    goes on, and how many sandboxes were created in it."""
 
     tally: Tally
+    sandboxes: Sequence[tuple[str, int]]
+    behind: Behind | None
     created: int
 
 
@@ -86,6 +119,12 @@ def hours(ms: int) -> str:
     return f"{whole + millionths // 1_000_000}.{millionths % 1_000_000:06d}"
 
 
-def largest(tally: Counter[str], most: int) -> Sequence[tuple[str, int]]:
-    """The largest shares first, at most so many."""
-    return sorted(tally.items(), key=lambda one: (-one[1], one[0]))[:most]
+def page(tally: Tally, behind: Behind | None, most: int) -> tuple[Sequence[tuple[str, int]], Behind | None]:
+    """Sandboxes with their shares, the largest first, at most so many of those behind; and where it goes on."""
+    after = None if behind is None else (-behind.ms, behind.sandbox)
+    waiting = [key for key in ((-ms, one) for one, ms in tally.sandboxes.items()) if after is None or key > after]
+    shown = [(one, -ms) for ms, one in nsmallest(most, waiting)]
+    if not shown or len(waiting) == len(shown):
+        return shown, None
+    last, ms = shown[-1]
+    return shown, Behind(tally.since, tally.until, ms, last)

@@ -17,8 +17,9 @@ _log = logging.getLogger(__name__)
 class Binding(BaseModel):
     """A machine bound to a sandbox. `secret` is the one of this epoch; what the sandbox's `env` holds is not here.
 
-    `last_seen_at` is when it was last known to live by who wrote this; None of `died_at` in a dead one means that
-    nobody saw it die.
+    `ends_at` is when it is ended at the latest, in ms of the host's uptime; `not_after` says the same by the host's
+    clock as that was when it was asked for. `last_seen_at` is when it was last known to live by who wrote this; None of
+    `died_at` in a dead one means that nobody saw it die.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +35,7 @@ class Binding(BaseModel):
     secret: str = Field(repr=False)
     claimed_at: int
     not_after: int
+    ends_at: int
     state: ClaimState = ClaimState.STARTING
     reason: DeathReason | None = None
     address: str = ""

@@ -63,6 +63,23 @@ _COMPILE = """if True:
                 shown = "/boxkeep/" + os.path.relpath(path, sys.argv[1])
                 py_compile.compile(path, dfile=shown, doraise=True, invalidation_mode=mode)
 """
+_PACK = """if True:
+    import marshal, os, sys
+    modules = {}
+    for root in sys.argv[2:]:
+        for directory, directories, files in os.walk(root):
+            directories.sort()
+            for name in sorted(files):
+                if not name.endswith(".pyc"):
+                    continue
+                package = os.path.relpath(os.path.dirname(directory), root).replace("/", ".").lstrip(".")
+                stem = name.partition(".")[0]
+                dotted = ".".join(word for word in (package, "" if stem == "__init__" else stem) if word)
+                with open(os.path.join(directory, name), "rb") as file:
+                    modules[dotted] = (stem == "__init__", file.read()[16:])
+    with open(sys.argv[1], "wb") as packed:
+        marshal.dump(modules, packed)
+"""
 
 
 class BundleError(Exception):
@@ -80,7 +97,7 @@ class Bundle:
         """The command line, but for the boot file, that runs the guest when the bundle is mounted at `mounted`."""
         python = f"{mounted}/py/bin/python3"
         loader = [f"{mounted}/lib/ld.so", "--library-path", f"{mounted}/lib", "--argv0", python]
-        return [*loader, python, "-I", "-S", "-B", f"{mounted}/guest/boxkeep_guest"]
+        return [*loader, python, "-I", "-S", "-B", f"{mounted}/guest/boxkeep_guest/__main__.py"]
 
 
 def build_bundle(target: Path, guest: Path, tree: Path = Path("/")) -> Bundle:
@@ -161,6 +178,9 @@ def _assemble(building: Path, guest: Path, tree: Path) -> None:
     _copy_guest(building, guest)
     for part in ("py/lib", "guest"):
         _run_python(building, tree, _COMPILE, str(building / part))
+    _run_python(
+        building, tree, _PACK, *(str(building / part) for part in ("guest/modules", f"py/lib/{PYTHON}", "guest"))
+    )
 
 
 def _copy_guest(building: Path, guest: Path) -> None:

@@ -79,6 +79,7 @@ class Means:
     stock: Callable[[], Stock]
     boot_id: str
     now: Clock
+    uptime: Clock
     new_id: Callable[[], str]
     new_secret: Callable[[], str]
     watch: Callable[[Held], None]
@@ -169,7 +170,8 @@ class Claims:
         held = self._held(key)
         if held.dead:
             raise refusals.ClaimIsDead("The machine is dead")
-        self._do.ledger.change(held, not_after=not_after)
+        ends_at = self._do.uptime() + not_after - self._do.now()
+        self._do.ledger.change(held, not_after=not_after, ends_at=ends_at)
         return shown(held)
 
     async def release(self, key: Key) -> Release:
@@ -341,6 +343,7 @@ class Claims:
             secret=self._do.new_secret(),
             claimed_at=now,
             not_after=wish.not_after,
+            ends_at=self._do.uptime() + wish.not_after - now,
             last_seen_at=now,
         )
         await asyncio.to_thread(self._do.files.bind, binding)

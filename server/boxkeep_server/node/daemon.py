@@ -244,6 +244,7 @@ async def open_node(settings: Settings, lay_ground: LayGround) -> Opened:
         leaks=ground.leaks,
         memory=partial(hostfacts.memory_reader, cgroup_layout, cgroups.parent),
         now=_now,
+        uptime=_uptime,
         new_id=new_id,
         new_secret=partial(secrets.token_hex, 32),
         boot_id=boot_id(),
@@ -260,6 +261,10 @@ async def open_node(settings: Settings, lay_ground: LayGround) -> Opened:
 
 def _now() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _uptime() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
 def open_disks(settings: Settings) -> Disks:

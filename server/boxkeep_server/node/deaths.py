@@ -24,6 +24,7 @@ class Deaths:
         *,
         boot_id: str,
         now: Clock,
+        uptime: Clock,
         count: Callable[[DeathReason], None],
     ) -> None:
         self._maker = maker
@@ -33,6 +34,7 @@ class Deaths:
         self._crew = crew
         self._boot_id = boot_id
         self._now = now
+        self._uptime = uptime
         self._count = count
 
     def watch(self, held: Held) -> None:
@@ -41,8 +43,8 @@ class Deaths:
 
     async def expire_once(self) -> int:
         """End every machine whose time is up; how many."""
-        now = self._now()
-        over = [held for held in self._ledger if self._mortal(held) and held.binding.not_after <= now]
+        now = self._uptime()
+        over = [held for held in self._ledger if self._mortal(held) and held.binding.ends_at <= now]
         for held in over:
             await self._end(held, DeathReason.EXPIRED)
         return len(over)

@@ -80,10 +80,7 @@ class Machines:
         laps = [time.perf_counter()]
         machine = self._new_record(spec)
         self._records.write(machine)
-        attached, _ = await asyncio.gather(
-            self._parts.network.attach(spec.id, machine.index),
-            asyncio.to_thread(self._make_disk, spec, machine),
-        )
+        attached = await self._place(spec, machine)
         laps.append(time.perf_counter())
         machine = replace(machine, address=attached.address, gateway=attached.gateway, netns=str(attached.netns_path))
         await asyncio.to_thread(self._make_body, spec, machine, attached)
@@ -95,6 +92,17 @@ class Machines:
         laps.append(time.perf_counter())
         _log.info("machine %s is up: %s", machine.id, told(laps, ("disk and network", "body", "runtime", "guest")))
         return machine
+
+    async def _place(self, spec: MachineSpec, machine: Machine) -> Attached:
+        """A machine's network and disk, made at the same time. Where the disk fails the network has been made or has
+        failed too, before anybody takes away what there is."""
+        attaching = asyncio.ensure_future(self._parts.network.attach(spec.id, machine.index))
+        try:
+            await asyncio.to_thread(self._make_disk, spec, machine)
+        except BaseException:
+            await asyncio.gather(attaching, return_exceptions=True)
+            raise
+        return await attaching
 
     async def write_memory(self, machine: Machine, directory: Path, mark: Path) -> None:
         """Write the memory of a runsc machine into `directory`, which ends it. The file `mark` then names this boot of
@@ -122,11 +130,13 @@ class Machines:
         await self._parts.network.readmit(machine.index)
 
     async def halt(self, machine: Machine) -> None:
-        """Have nothing run in a runsc machine, of which `copy_memory` may then be asked.
+        """Have nothing run in a runsc machine, of which `copy_memory` may then be asked. Its connections to the outside
+        are reset before, as by `write_memory`, and nobody reaches it until `readmit`.
 
         Raises:
-            RuntimeFailed: it is as before.
+            RuntimeFailed: nothing of it was halted.
         """
+        await self._parts.network.cut_off(machine.id, machine.index)
         try:
             await self._runtime(machine).halt(machine.id)
         finally:

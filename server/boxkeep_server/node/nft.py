@@ -110,6 +110,7 @@ def _from_host(plan: Plan) -> str:
     """What comes in by the uplink: the host's calls of guests, and answers to those who may still hear them."""
     return f"""
   chain inbound {{
+    oifname @cut ct state new drop
     ct state invalid drop
     ct state related accept
     ip saddr {plan.uplink.gateway} tcp dport {GUEST_PORT} ct state new {_MARK_DESTINATION}

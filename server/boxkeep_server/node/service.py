@@ -55,6 +55,7 @@ class World:
     leaks: Callable[[set[str]], Awaitable[Leaks]]
     memory: Callable[[], Memory]
     now: Clock
+    uptime: Clock
     new_id: Callable[[], str]
     new_secret: Callable[[], str]
     boot_id: str
@@ -98,6 +99,7 @@ class Service:
             self.crew,
             boot_id=world.boot_id,
             now=world.now,
+            uptime=world.uptime,
             count=self.metrics.died,
         )
         self.claims = Claims(
@@ -116,6 +118,7 @@ class Service:
                 stock=world.stock,
                 boot_id=world.boot_id,
                 now=world.now,
+                uptime=world.uptime,
                 new_id=world.new_id,
                 new_secret=world.new_secret,
                 watch=self.deaths.watch,

@@ -26,6 +26,13 @@ _log = logging.getLogger(__name__)
 _MIGRATING: Final = 0x626F786B65657001
 """The advisory lock under which PostgreSQL's tables are brought to this version."""
 
+_POSTGRESQL: Final = {
+    "timeout": BUSY_S,
+    "command_timeout": 6 * BUSY_S,
+    "server_settings": {"lock_timeout": f"{BUSY_S:.0f}s"},
+}
+"""How long a connection, a statement, and a lock that others hold may be waited for."""
+
 Transactions = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
 
@@ -79,7 +86,9 @@ class Database:
 
     @classmethod
     def _postgresql(cls, url: URL) -> "Database":
-        engine = create_async_engine(url, pool_size=10, max_overflow=10, pool_pre_ping=True)
+        engine = create_async_engine(
+            url, pool_size=10, max_overflow=10, pool_pre_ping=True, pool_timeout=BUSY_S, connect_args=_POSTGRESQL
+        )
         readers = engine.execution_options(isolation_level="AUTOCOMMIT")
         return cls(engine.begin, readers, readers, (engine,))
 

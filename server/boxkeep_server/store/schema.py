@@ -213,6 +213,16 @@ month_sums = sa.Table(
 )
 """The ended spans of an organisation, summed by UTC month when they end, so that a limit is checked by one row."""
 
+clocks = sa.Table(
+    "clocks",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("boot_id", sa.String(64), nullable=False),
+    _ms("ahead_ms", nullable=False),
+    sa.CheckConstraint("id = 1", name="one"),
+)
+"""What the instance's clock is ahead of the uptime of a boot of its host: one row."""
+
 limit_notices = sa.Table(
     "limit_notices",
     metadata,

@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+TURN_S: Final = 10.0
+"""How long a writer waits for those before it: while another process holds the database, none gets through."""
 
 
 class GroupLost(Exception):
@@ -40,8 +43,9 @@ class SharedCommits:
 
         Raises:
             GroupLost: the commit failed.
+            TimeoutError: others did not get through before; nothing was written.
         """
-        async with self._in_turn():
+        async with self._in_turn(TURN_S):
             group = self._group
             if group is None:
                 group = await self._lead()
@@ -54,10 +58,11 @@ class SharedCommits:
         await asyncio.shield(group.ended)
 
     @asynccontextmanager
-    async def _in_turn(self) -> AsyncIterator[None]:
+    async def _in_turn(self, within_s: float | None = None) -> AsyncIterator[None]:
         self._waiting += 1
         try:
-            await self._turn.acquire()
+            async with asyncio.timeout(within_s):
+                await self._turn.acquire()
         finally:
             self._waiting -= 1
         try:

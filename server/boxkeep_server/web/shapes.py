@@ -262,6 +262,7 @@ class UsageShape(Shape):
     sandboxes_created: int
     sandboxes_run: int
     sandboxes: list[RanShape]
+    next_cursor: str | None
     months: list[MonthShape]
     days: list[DayShape]
 

@@ -14,6 +14,8 @@ import orjson
 from boxkeep_server.model.errors import Unauthenticated
 
 LIFE_MS = 5 * 60_000
+SESSION_MS = 12 * 60 * 60_000
+"""How long a browser may look at a preview without asking for a new token."""
 SECRET_BYTES = 32
 LONGEST = 8192
 NAME_NONCE = 16
@@ -28,6 +30,11 @@ class Purpose(StrEnum):
     ARTIFACT = "artifact"
     PREVIEW = "preview"
     PREVIEW_SESSION = "preview_session"
+
+    @property
+    def life_ms(self) -> int:
+        """How long a token is good."""
+        return SESSION_MS if self is Purpose.PREVIEW_SESSION else LIFE_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +69,9 @@ class Tokens:
         self._secret = secret
         self._now_ms = now_ms
 
-    def sign(
-        self, organisation: str, sandbox: str, purpose: Purpose, key_id: str, bound: str, life_ms: int = LIFE_MS
-    ) -> tuple[str, int]:
-        """A token and when it expires, epoch ms: five minutes from now unless `life_ms` says otherwise."""
-        expires_at = self._now_ms() + life_ms
+    def sign(self, organisation: str, sandbox: str, purpose: Purpose, key_id: str, bound: str) -> tuple[str, int]:
+        """A token and when it expires, epoch ms: as long from now as its purpose allows."""
+        expires_at = self._now_ms() + purpose.life_ms
         payload = _encode(orjson.dumps([organisation, sandbox, purpose, key_id, bound, expires_at]))
         return f"{payload}.{_encode(self._mac(payload))}", expires_at
 
@@ -97,7 +102,10 @@ class Tokens:
         if not genuine:
             raise Unauthenticated
         organisation, sandbox, given, key_id, bound, expires_at = orjson.loads(_decode(payload))
-        if given != purpose or expires_at <= self._now_ms():
+        left_ms = expires_at - self._now_ms()
+        if (
+            given != purpose or not 0 < left_ms <= purpose.life_ms
+        ):  # one from before the clock was set back would live on
             raise Unauthenticated
         return Grant(organisation, sandbox, Purpose(given), key_id, bound, expires_at)
 

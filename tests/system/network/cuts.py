@@ -102,18 +102,34 @@ async def test_one_that_nobody_answers_yet_is_refused(network: Network, world: P
         assert lost(ours) in LOST
 
 
-async def test_neighbours_guests_and_what_is_within_go_on(network: Network, world: Path) -> None:
+async def test_neighbours_what_is_within_and_what_has_reached_the_guest_go_on(network: Network, world: Path) -> None:
     box, neighbour = await boxed(network, 3, NetworkWish()), await boxed(network, 4, NetworkWish())
-    guest = Listeners(box[2].netns_path, ("0.0.0.0",), 7071)
     with contextlib.ExitStack() as stack:
         [(ours, theirs)] = stack.enter_context(connected(neighbour, world))
+        guest = stack.enter_context(inside(box, lambda: socket.create_server(("0.0.0.0", 7071))))
+        host = stack.enter_context(socket.create_connection((box[2].address, 7071), 5))
+        heard = stack.enter_context(guest.accept()[0])
         listening = stack.enter_context(inside(box, lambda: socket.create_server(("127.0.0.1", 8000))))
         one = stack.enter_context(inside(box, lambda: socket.create_connection(("127.0.0.1", 8000), 5)))
         other = stack.enter_context(listening.accept()[0])
         await network.cut_off(box[0], box[1])
         assert goes_on(one, other)
         assert goes_on(ours, theirs)
-        assert dial(box[2].address, 7071) == "hello"
+        assert goes_on(host, heard)
+
+
+async def test_nobody_reaches_the_guest_anew_until_it_is_readmitted_and_then_they_do(network: Network) -> None:
+    box = await boxed(network, 3, NetworkWish())
+    guest = Listeners(box[2].netns_path, ("0.0.0.0",), 7071)
+    await network.cut_off(box[0], box[1])
+    with socket.socket() as host:
+        host.setblocking(False)
+        assert errno_of(lambda: host.connect((box[2].address, 7071))) == "EINPROGRESS"
+        host.settimeout(0.5)
+        assert errno_of(lambda: host.recv(1)) == "hangs"
+        await network.readmit(box[1])
+        host.settimeout(10)
+        assert host.recv(5) == b"hello"
     guest.close()
 
 

@@ -1,15 +1,18 @@
-"""Count: what belongs to nobody on any node is counted, for the operator's figures."""
+"""Count: what belongs to nobody, on any node or in the store of blobs, is counted for the operator's figures."""
 
 from collections.abc import Callable, Mapping
 
+from boxkeep_server.control.strays import Strays
 from boxkeep_server.engine.interface import Engine, NodeAway
 
 
 class Count:
-    """Tells how many things of each kind nobody owns; None while a node is away, of which nothing is known then."""
+    """Tells how many things of each kind nobody owns; None while a node is away, of which nothing is known then. Of
+    blobs those count that are known to be in doubt."""
 
-    def __init__(self, engine: Engine, tell: Callable[[Mapping[str, int] | None], None]) -> None:
+    def __init__(self, engine: Engine, strays: Strays, tell: Callable[[Mapping[str, int] | None], None]) -> None:
         self._engine = engine
+        self._strays = strays
         self._tell = tell
 
     async def run_once(self) -> int:
@@ -19,5 +22,6 @@ class Count:
         except NodeAway:
             self._tell(None)
             return 0
-        self._tell({leak.kind: len(leak.items) for leak in found.leaks})
-        return found.total
+        counts = {leak.kind: len(leak.items) for leak in found.leaks} | {"blobs": len(self._strays)}
+        self._tell(counts)
+        return sum(counts.values())

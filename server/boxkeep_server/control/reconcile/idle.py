@@ -12,8 +12,9 @@ from boxkeep_server.store.database import Database
 
 
 class Idle:
-    """`busy` says whether a command, a terminal or a call lives in a sandbox now, `used_at` when it was last called
-    (epoch ms, None where this process does not know). What an earlier process saw is forgotten: time counts anew."""
+    """`busy` says whether a command, a terminal or a call lives in a sandbox now, `used_at` when it was last called (by
+    `monotonic_ms`, None where this process does not know). What an earlier process saw is forgotten: time counts anew.
+    """
 
     def __init__(
         self,
@@ -22,29 +23,32 @@ class Idle:
         pausing: Pausing,
         *,
         busy: Callable[[str], bool],
-        used_at: Callable[[str], int | None],
+        used_at: Callable[[str], float | None],
+        monotonic_ms: Callable[[], float],
     ) -> None:
         self._database = database
         self._steps = steps
         self._pausing = pausing
         self._busy = busy
         self._used_at = used_at
-        self._began = steps.now_ms()
-        self._awake_at: dict[str, int] = {}
+        self._monotonic_ms = monotonic_ms
+        self._began = monotonic_ms()
+        self._awake_at: dict[str, float] = {}
 
     async def run_once(self) -> int:
         """Pause what is idle; how many."""
         async with self._database.reading() as connection:
             found = await selections.with_lifecycle(connection)
         mindful = [one for one in found if one.lifecycle.idle_pause_ms is not None]
-        now = self._steps.now_ms()
+        now = self._monotonic_ms()
         known = {one.id: self._awake_at.get(one.id, self._began) for one in mindful}
         self._awake_at = {one: now if self._busy(one) else at for one, at in known.items()}
         return sum([await self._pause(one, now) for one in mindful])
 
-    async def _pause(self, sandbox: Sandbox, now: int) -> bool:
-        since = max(self._awake_at[sandbox.id], self._used_at(sandbox.id) or 0, sandbox.ready_at or 0)
-        if now - since < (sandbox.lifecycle.idle_pause_ms or 0):
+    async def _pause(self, sandbox: Sandbox, now: float) -> bool:
+        ready_ms = self._steps.now_ms() - (sandbox.ready_at or 0)
+        since = max(self._awake_at[sandbox.id], self._used_at(sandbox.id) or self._began)
+        if min(now - since, ready_ms) < (sandbox.lifecycle.idle_pause_ms or 0):
             return False
         self._awake_at[sandbox.id] = now  # should it be found busy after all, or not to be kept
         with suppress(LimitReached):

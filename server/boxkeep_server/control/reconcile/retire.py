@@ -5,6 +5,7 @@ from typing import Final
 
 from boxkeep_server.blobs.interface import Blob, Blobs
 from boxkeep_server.control.steps import SYSTEM, Steps
+from boxkeep_server.control.strays import Strays
 from boxkeep_server.model.artifacts import artifact_of_blob
 from boxkeep_server.store import artifacts, organisations
 from boxkeep_server.store.database import Database
@@ -18,10 +19,11 @@ SPARED_MS: Final = 6 * 3_600_000
 class Retire:
     """Deletes rows first and blobs after: what a crash leaves between the two is a blob without a row."""
 
-    def __init__(self, database: Database, steps: Steps, blobs: Blobs, *, kept_ms: int) -> None:
+    def __init__(self, database: Database, steps: Steps, blobs: Blobs, strays: Strays, *, kept_ms: int) -> None:
         self._database = database
         self._steps = steps
         self._blobs = blobs
+        self._strays = strays
         self._kept_ms = kept_ms
 
     async def run_once(self) -> int:
@@ -39,7 +41,7 @@ class Retire:
                 async with self._database.writing() as connection:
                     await organisations.lock_organisation(connection, artifact.organisation)
                     await artifacts.delete(connection, artifact, now, SYSTEM)
-                await self._blobs.delete(artifact.blob)
+                await self._strays.delete(artifact.blob)
             count += len(old)
             if len(old) < BATCH:
                 return count

@@ -1,6 +1,7 @@
 """Upload: snapshots that only their node has are copied into the store of blobs; copies that nobody wants go."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -24,12 +25,13 @@ _log = logging.getLogger(__name__)
 class Upload:
     """Copies what is owed, a few at a time; what fails is tried again, later each time."""
 
-    def __init__(self, database: Database, steps: Steps, store: Copies) -> None:
+    def __init__(self, database: Database, steps: Steps, store: Copies, monotonic_ms: Callable[[], float]) -> None:
+        self._monotonic_ms = monotonic_ms
         self._database = database
         self._steps = steps
         self._copies = store
         self._more = False
-        self._failed: dict[str, tuple[int, int]] = {}
+        self._failed: dict[str, tuple[float, int]] = {}
         self.crowd = Crowd(AT_ONCE, self._go_on)
 
     def _go_on(self) -> None:
@@ -38,7 +40,7 @@ class Upload:
 
     async def run_once(self) -> int:
         """Start copying what is owed and is not under way; how many were started."""
-        now = self._steps.now_ms()
+        now = self._monotonic_ms()
         resting = {name for name, (until, _) in self._failed.items() if until > now}
         async with self._database.reading() as connection:
             owed = await copies.owed(connection, BATCH + len(resting) + AT_ONCE)
@@ -77,5 +79,5 @@ class Upload:
     def _rest(self, of: Copied, error: Exception) -> None:
         _, before = self._failed.get(of.name, (0, FIRST_PAUSE_MS // 2))
         pause = min(2 * before, LONGEST_PAUSE_MS)
-        self._failed[of.name] = (self._steps.now_ms() + pause, pause)
+        self._failed[of.name] = (self._monotonic_ms() + pause, pause)
         _log.warning("snapshot %s is not in the store yet, tried again in %d s: %s", of.name, pause // 1000, error)

@@ -1,5 +1,6 @@
 """Sandboxes: create, read, list, change, end, pause and resume."""
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -96,7 +97,8 @@ async def create(call: Call, query: WaitQuery, body: CreateBody) -> Response:
     if body.count is not None:
         ids = ids_after(call.effect or new_id(), body.count)
         made = await call.parts.sandboxes.create_all(call.caller, body.wish(), ids)
-        return json_response({"items": [created(await awaited(call, query, one)) for one in made]})
+        settled = await asyncio.gather(*(awaited(call, query, one) for one in made))
+        return json_response({"items": [created(one) for one in settled]})
     sandbox = await call.parts.sandboxes.create(call.caller, body.wish(), call.effect)
     return json_response(created(await awaited(call, query, sandbox)))
 

@@ -9,9 +9,9 @@ from boxkeep_server.model.hours import month_of
 from boxkeep_server.model.plans import Plan
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.scopes import Scope
-from boxkeep_server.model.usage import hours, largest
+from boxkeep_server.model.usage import hours
 from boxkeep_server.web import shapes
-from boxkeep_server.web.fields import Nothing, Query, QueryInt
+from boxkeep_server.web.fields import Nothing, Query, QueryInt, Text
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 from boxkeep_server.web.views import json_response
 
@@ -20,16 +20,18 @@ Time = Annotated[QueryInt, Field(ge=0, lt=_LATEST)]
 
 
 class Stretch(Query):
-    """A stretch of time in epoch ms, this month of UTC by default, and how many sandboxes to name."""
+    """A stretch of time in epoch ms, this month of UTC by default, and a page of the sandboxes that ran in it."""
 
     since: Time | None = None
     until: Time | None = None
     limit: Annotated[QueryInt, Field(ge=0, le=1000)] | None = None
+    cursor: Annotated[Text, Field(max_length=200)] | None = None
 
 
 async def read_usage(call: Call, query: Stretch, _: Nothing) -> Response:
     """What ran in a stretch of time."""
-    found = await call.parts.accounts.usage(call.caller, query.since, query.until)
+    limit = 100 if query.limit is None else query.limit
+    found = await call.parts.accounts.usage(call.caller, query.since, query.until, cursor=query.cursor, limit=limit)
     tally = found.tally
     return json_response(
         {
@@ -39,10 +41,8 @@ async def read_usage(call: Call, query: Stretch, _: Nothing) -> Response:
             "hours": hours(tally.ms),
             "sandboxesCreated": found.created,
             "sandboxesRun": len(tally.sandboxes),
-            "sandboxes": [
-                {"id": one, "runningMs": ms}
-                for one, ms in largest(tally.sandboxes, 100 if query.limit is None else query.limit)
-            ],
+            "sandboxes": [{"id": one, "runningMs": ms} for one, ms in found.sandboxes],
+            "nextCursor": None if found.behind is None else found.behind.cursor,
             "months": [{"month": month, "runningMs": ms} for month, ms in sorted(tally.months.items())],
             "days": [{"day": day, "runningMs": ms} for day, ms in sorted(tally.days.items())],
         }
@@ -88,8 +88,9 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         summary="Read what sandboxes have run",
         description="Running time between `since` and `until`, to the millisecond, from each `ready` until the sandbox "
         "paused, ended or failed; those that run are counted until now. The sums by sandbox, by month and by day of "
-        "UTC are each the whole. Of the sandboxes that ran longest `limit` are named. `sandboxesCreated` counts those "
-        "that are still listed.",
+        "UTC are each the whole. The sandboxes come in pages of `limit`, those that ran longest first; 0 gives the "
+        "sums alone. `cursor` goes on as `nextCursor` says, in the stretch of the first page, which has ended then "
+        "whatever runs on. `sandboxesCreated` counts those that are still listed.",
         scope=Scope.USAGE,
         kind=CallKind.USAGE,
         handler=read_usage,
@@ -104,7 +105,7 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         name="readBilling",
         summary="Read the plan and what was used of it",
         description="The plan's limits (null is without one), what was used of its hours in this month of UTC, what is "
-        "left, and the months before. There are no prices: an operator bills by these figures.",
+        "left, and the months before, the latest 120. There are no prices: an operator bills by these figures.",
         scope=Scope.USAGE,
         kind=CallKind.USAGE,
         handler=read_billing,
