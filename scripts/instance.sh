@@ -81,6 +81,7 @@ account = "$account"
 
 [control]
 port = $port
+preview_port = $((port + 2))
 
 [node]
 subnet = "$subnet"
@@ -97,6 +98,8 @@ read_config() { # The settings are the operator's once they are written: what th
     die "this installation has port ${written:-7070}; change it in $config and run \`make restart\`"
   fi
   url=http://127.0.0.1:${written:-7070}
+  preview_port=$(sed -n 's/^preview_port *= *\([0-9]*\).*/\1/p' "$config" | head -n 1)
+  preview_port=${preview_port:-7072}
 }
 
 install_all() {
@@ -142,6 +145,7 @@ up() {
   say "tried out:"
   boxkeep try || tried=$?
   say "Boxkeep runs on $url"
+  say "  previews: http://<port>-<sandbox id>.localhost:${preview_port}"
   say "  API key:  $key   (organisation local, unlimited; kept in $lib/key)"
   say "  logs:     $log/serve.log $log/node.log"
   [ $tried = 0 ] || die "not every sandbox did what it should: see FAILED above"

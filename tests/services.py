@@ -49,6 +49,7 @@ class Service:
     tree: Path
     account: str
     port: int = field(default_factory=free_port)
+    preview_port: int = field(default_factory=free_port)
     settings: dict[str, str] = field(default_factory=dict)
     packages: tuple[Path, ...] = ()
     """Directories that come first where its processes look for Python's modules."""
@@ -89,6 +90,7 @@ class Service:
             "BOXKEEP_RUN_ROOT": str(self.root / "run"),
             "BOXKEEP_LOG_ROOT": str(self.root / "log"),
             "BOXKEEP_CONTROL__PORT": str(self.port),
+            "BOXKEEP_CONTROL__PREVIEW_PORT": str(self.preview_port),
             "BOXKEEP_CONTROL__RATE_LIMITS": "false",
             "BOXKEEP_CONTROL__WEBHOOK_NETWORKS": '["127.0.0.0/8"]',
             "BOXKEEP_NODE__SUBNET": f'"{self.subnet}"',

@@ -71,6 +71,17 @@ class Connection(asyncio.Protocol):
         """Whether a frame has come that was not received yet."""
         return bool(self._frames)
 
+    @property
+    def own_address(self) -> str:
+        """The machine's address at which the host reached it.
+
+        Raises:
+            PeerGone: the connection has ended.
+        """
+        if self._transport is None:
+            raise PeerGone
+        return str(self._transport.get_extra_info("sockname")[0])
+
     def allow_calls(self) -> None:
         """After the handshake JSON may have its full length."""
         self._decoder.json_most = frames.JSON_MOST

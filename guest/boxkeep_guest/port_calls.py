@@ -1,44 +1,72 @@
-"""The operation on ports: bytes both ways to what listens inside on the loopback address."""
+"""Operations on ports: what listens inside, and bytes both ways to it."""
 
 import asyncio
+import contextlib
+import socket
+from typing import Any
 
 from boxkeep_guest import frames
 from boxkeep_guest.calls import Call, Op
 from boxkeep_guest.errors import BadFrame, Refused
+from boxkeep_guest.listeners import described, listening
 
 CONNECT_SECONDS = 10.0
 _LOOPBACKS = ("127.0.0.1", "::1")
 
 
-def ops() -> dict[str, Op]:
-    """The operations by name."""
-    return {"port.dial": Op(_dial, counted=False, duplex=True)}
+class PortCalls:
+    """The handlers. `own` is the port of the wire itself, which is nobody's to see or to dial."""
+
+    def __init__(self, own: int) -> None:
+        self._own = own
+
+    def ops(self) -> dict[str, Op]:
+        """The operations by name."""
+        return {"port.list": Op(self._list), "port.dial": Op(self._dial, counted=False, duplex=True)}
+
+    async def _list(self, call: Call) -> None:
+        await call.answer(listeners=await asyncio.get_running_loop().run_in_executor(None, self._listeners))
+
+    def _listeners(self) -> list[dict[str, Any]]:
+        return described([one for one in listening() if one.port != self._own])
+
+    async def _dial(self, call: Call) -> None:
+        port = call.fields.integer("port", least=1, most=65535)
+        if port == self._own:
+            raise Refused("not_permitted", f"Port {port} is the sandbox's own")
+        with await _connect(port, (*_LOOPBACKS, call.connection.own_address)) as program:
+            await call.answer()
+            await _relay(call, program)
 
 
-async def _dial(call: Call) -> None:
-    port = call.fields.integer("port", least=1, most=65535)
-    reader, writer = await _connect(port)
+async def _connect(port: int, addresses: tuple[str, ...]) -> socket.socket:
+    """A connection to the first of these addresses on which something takes it."""
     try:
-        await call.answer()
-        await _relay(call, reader, writer)
-    finally:
-        writer.close()
-
-
-async def _connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    for address in _LOOPBACKS:
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                return await asyncio.open_connection(address, port, limit=frames.DATA_MOST)
-        except (OSError, TimeoutError):
-            continue
+        async with asyncio.timeout(CONNECT_SECONDS):
+            for address in addresses:
+                with contextlib.suppress(OSError):
+                    return await _connect_to(address, port)
+    except TimeoutError:
+        raise Refused("not_running", f"What listens on port {port} takes no connections") from None
     raise Refused("not_running", f"Nothing listens on port {port}")
 
 
-async def _relay(call: Call, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Until what listens has said all it had and the host too, or either is gone."""
-    inward = asyncio.create_task(_inward(call, writer))
-    outward = asyncio.create_task(_outward(call, reader))
+async def _connect_to(address: str, port: int) -> socket.socket:
+    made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    try:
+        made.setblocking(False)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(made, (address, port))
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+async def _relay(call: Call, program: socket.socket) -> None:
+    """Until the program has said all it had and the host too, or either is gone."""
+    inward = asyncio.create_task(_inward(call, program))
+    outward = asyncio.create_task(_outward(call, program))
     try:
         await asyncio.wait((inward, outward), return_when=asyncio.FIRST_EXCEPTION)
         for task in (inward, outward):
@@ -52,20 +80,25 @@ async def _relay(call: Call, reader: asyncio.StreamReader, writer: asyncio.Strea
         await asyncio.gather(inward, outward, return_exceptions=True)
 
 
-async def _inward(call: Call, writer: asyncio.StreamWriter) -> None:
+async def _inward(call: Call, program: socket.socket) -> None:
+    """A program that takes no more may have answered already: what it has said is still to be read then."""
+    takes = True
     while True:
         kind, payload = await call.connection.receive()
-        if kind == frames.END:
-            if writer.can_write_eof():
-                writer.write_eof()
-            return
-        if kind != frames.DATA:
+        if kind not in (frames.DATA, frames.END):
             raise BadFrame(f"a port takes no frames of type {kind}")
-        writer.write(payload)
-        await writer.drain()
+        try:
+            if kind == frames.END:
+                program.shutdown(socket.SHUT_WR)
+            elif takes:
+                await asyncio.get_running_loop().sock_sendall(program, payload)
+        except OSError:
+            takes = False
+        if kind == frames.END:
+            return
 
 
-async def _outward(call: Call, reader: asyncio.StreamReader) -> None:
-    while data := await reader.read(frames.DATA_MOST):
+async def _outward(call: Call, program: socket.socket) -> None:
+    while data := await asyncio.get_running_loop().sock_recv(program, frames.DATA_MOST):
         await call.connection.send(frames.DATA, data)
     await call.end()

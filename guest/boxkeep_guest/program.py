@@ -5,7 +5,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from boxkeep_guest import attributes, crowding, pid1, port_calls
+from boxkeep_guest import attributes, crowding, pid1
 from boxkeep_guest.boot import Boot, read_boot
 from boxkeep_guest.calls import Op
 from boxkeep_guest.events import Events
@@ -13,6 +13,7 @@ from boxkeep_guest.file_calls import FileCalls
 from boxkeep_guest.interior import image_environment
 from boxkeep_guest.machine_calls import MachineCalls
 from boxkeep_guest.memory import Memory, OomCounter
+from boxkeep_guest.port_calls import PortCalls
 from boxkeep_guest.process import Process
 from boxkeep_guest.process_calls import ProcessCalls
 from boxkeep_guest.processes import Processes
@@ -57,7 +58,7 @@ async def serve(boot: Boot) -> None:
         calls.ops(),
         TerminalCalls(processes, calls, announce=boot.runtime == "runsc").ops(),
         FileCalls(file_threads).ops(),
-        port_calls.ops(),
+        PortCalls(boot.port).ops(),
     ]
     for ops in parts:
         service.ops |= ops

@@ -10,26 +10,26 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import uvicorn
 import uvloop
 
-from boxkeep_server.blobs.interface import Blobs
-from boxkeep_server.blobs.local import LocalBlobs
-from boxkeep_server.blobs.s3 import Bucket, S3Blobs
+from boxkeep_server.blobs.chosen import blobs_of, snapshots_copied
 from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.audit import Audit
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.checkpoints import Checkpoints
+from boxkeep_server.control.clocks import boot_id, host_clock, monotonic_ms, now_ms
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.copies import Copies
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.fleet import Fleet
 from boxkeep_server.control.idempotency import Idempotency
-from boxkeep_server.control.keys import Caller, Keys
+from boxkeep_server.control.keys import Keys
 from boxkeep_server.control.liveness import Liveness
 from boxkeep_server.control.pausing import Pausing
+from boxkeep_server.control.presence import Attendance
+from boxkeep_server.control.previews import Previews
 from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.rates import Rates
 from boxkeep_server.control.reach import LastLook, Reacher
@@ -65,11 +65,13 @@ from boxkeep_server.control.webhooks import DELIVER, Webhooks
 from boxkeep_server.engine.gone import GoneEngine
 from boxkeep_server.engine.interface import Engine, EngineError
 from boxkeep_server.engine.local import LocalEngine
+from boxkeep_server.gateway.keeper import Keeper
 from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.model.clocks import SteadyClock
 from boxkeep_server.model.errors import NotReady, TimedOut, Unavailable
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import ClaimState
+from boxkeep_server.model.previews import PreviewUrls
 from boxkeep_server.model.sandboxes import Reason, Sandbox
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.nodes.client import NodeClient
@@ -92,31 +94,6 @@ STOP_WITHIN_S = 5
 END_WITHIN_S = 60
 KEEP_ALIVE_S = 75
 FOLLOW_S = 0.5
-
-
-def now_ms() -> int:
-    """The wall clock, epoch ms."""
-    return time.time_ns() // 1_000_000
-
-
-def uptime_ms() -> int:
-    """How long the host has been up, suspended or not, ms."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-
-
-def boot_id() -> str:
-    """Which boot of the host this is."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def host_clock() -> SteadyClock:
-    """A clock that begins with what the host's says now."""
-    return SteadyClock(now_ms, uptime_ms)
-
-
-def monotonic_ms() -> float:
-    """A clock that never goes back, ms."""
-    return time.monotonic() * 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,18 +185,20 @@ def control_over(
     salvage = Salvage(database, steps, Artifacts(database, steps, sandboxes, last_files, blobs, strays))
     release = Release(database, steps, engine, reacher, take, salvage)
     settler = Settler(visits=visits, rows=rows, recorder=recorder, oom_kills=reacher.oom_kills, now_ms=now_ms)
+    attendance = Attendance(monotonic_ms)
     warn = Warn(database, steps)
     expire = Expire(database, steps, pausing, warn, at_hours_limit=settings.control.at_hours_limit)
     idle = Idle(
         database,
         steps,
         pausing,
-        busy=lambda sandbox: settler.attends(sandbox) or liveness.waited_for(sandbox),
-        used_at=visits.used_at,
+        busy=lambda sandbox: settler.attends(sandbox) or liveness.waited_for(sandbox) or attendance.has(sandbox),
+        used_at=lambda sandbox: max(visits.used_at(sandbox) or 0, attendance.seen_at(sandbox)),
         monotonic_ms=monotonic_ms,
     )
     retire = Retire(database, steps, blobs, strays, kept_ms=settings.blobs.artifacts_kept_days * 24 * HOUR_MS)
     metrics = Metrics()
+    metrics.previews.set_function(attendance.count)
     rounds = (
         Round("follow", Follow(database, clock, boot_id()).run_once, FOLLOW_S),
         Round("place", place.run_once, 0.5, (PLACE,)),
@@ -230,7 +209,7 @@ def control_over(
         Round("warn", warn.run_once, 0.5),
         Round("idle", idle.run_once, 1.0),
         Round("discard", Discard(database, engine).run_once, 30.0, (DISCARD,)),
-        *([Round("upload", upload.run_once, 5.0, (UPLOAD,))] if _copied(settings) else []),
+        *([Round("upload", upload.run_once, 5.0, (UPLOAD,))] if snapshots_copied(settings) else []),
         Round("tidy", upload.tidy, 30.0, (DISCARD,)),
         Round("observe", observe.run_once, 2.0, (OBSERVE,)),
         Round("extend", Extend(database, steps, engine).run_once, 2.0, (EXTEND,)),
@@ -256,7 +235,10 @@ def control_over(
         tokens=Tokens(key_file(settings.lib / "control" / "tokens.key"), now_ms),
         webhooks=Webhooks(database, changes, seal, reach, now_ms),
         accounts=Accounts(database, now_ms),
+        previews=Previews(database, steps, sandboxes, visits),
+        attendance=attendance,
         public_url=settings.public_url,
+        preview_urls=PreviewUrls.below(settings.preview_url),
         ready=partial(_ready, database, engine),
         metrics=metrics,
     )
@@ -282,32 +264,7 @@ def control_over(
     )
 
 
-def _copied(settings: Settings) -> bool:
-    """Whether snapshots are copied to the store of blobs: to a directory of the same machine only if that is asked."""
-    wished = settings.blobs.snapshots
-    return wished == "always" or (wished == "bucket" and settings.blobs.bucket is not None)
-
-
-def blobs_of(settings: Settings) -> Blobs:
-    """The store of blobs that an instance is set to: its bucket, or a directory of its own."""
-    wished = settings.blobs
-    if wished.bucket is None:
-        return LocalBlobs(settings.lib / "control" / "blobs")
-    return S3Blobs(
-        Bucket(
-            wished.bucket,
-            wished.prefix,
-            wished.endpoint,
-            wished.region,
-            wished.path_style,
-            wished.access_key_id,
-            wished.secret_access_key,
-            wished.timeout_s,
-        )
-    )
-
-
-async def _never(_caller: Caller, _sandbox: Sandbox) -> Sandbox:
+async def _never(_actor: str, _sandbox: Sandbox) -> Sandbox:
     """Nothing wakes what is ending."""
     raise NotReady
 
@@ -326,6 +283,12 @@ async def _ready(database: Database, engine: Engine) -> None:
         raise Unavailable("The node is away") from error
     if not any(node.images for node in nodes):
         raise Unavailable("The node has no image yet")
+
+
+async def _run(control: Control) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(control.run())
+        tasks.create_task(Keeper(control.parts.attendance).run())
 
 
 @asynccontextmanager
@@ -425,7 +388,7 @@ async def _serve(settings: Settings) -> None:
                 timeout_graceful_shutdown=STOP_WITHIN_S,
             )
         )
-        work = asyncio.create_task(control.run())
+        work = asyncio.create_task(_run(control))
         work.add_done_callback(lambda _: setattr(server, "should_exit", True))
         try:
             await server.serve()

@@ -26,6 +26,25 @@ class ControlSettings(Section):
     public_url: Annotated[
         str | None, Field(description="URL by which clients reach the API; URLs handed out begin with it.")
     ] = None
+    preview_port: Annotated[
+        int, Field(ge=1, le=65535, description="Port that previews are served on, at the same address as the API.")
+    ] = 7072
+    preview_domain: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+            description="What the host names of previews end with; `localhost` needs no DNS on the same machine.",
+        ),
+    ] = "localhost"
+    preview_url: Annotated[
+        str | None,
+        Field(
+            pattern=r"^https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?$",
+            description="Where browsers reach previews if a server of yours stands before the gateway, such as "
+            "`https://preview.example.com`: host names are then `<port>-<sandbox id>.preview.example.com`, whatever "
+            "`preview_domain` says, and what it says in `X-Forwarded-For` is believed.",
+        ),
+    ] = None
     database: Annotated[
         str | None,
         Field(description="SQLAlchemy URL of the store; by default SQLite in the instance's directory."),
@@ -186,6 +205,11 @@ class Settings(Section):
     def public_url(self) -> str:
         """The URL that URLs handed out begin with, without a slash at its end."""
         return (self.control.public_url or f"http://{self.control.listen}:{self.control.port}").rstrip("/")
+
+    @property
+    def preview_url(self) -> str:
+        """The URL whose host the host names of previews end with."""
+        return self.control.preview_url or f"http://{self.control.preview_domain}:{self.control.preview_port}"
 
 
 def read_settings(file: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -12,6 +12,7 @@ from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.web.heads import BoundedHeads
 from tests.api.stage import Stage, staged
 from tests.guests import GuestProgram, free_port, guest_program, own_guest, pool
+from tests.previews import opened_gateway
 
 __all__ = ["guest_program", "own_guest", "pool"]
 
@@ -45,6 +46,13 @@ async def served(stage: Stage) -> AsyncIterator[str]:
     yield f"127.0.0.1:{port}"
     server.should_exit = True
     await task
+
+
+@pytest_asyncio.fixture
+async def gateway(stage: Stage) -> AsyncIterator[int]:
+    """The port of a real gateway of the stage."""
+    async with opened_gateway(stage) as port:
+        yield port
 
 
 @pytest_asyncio.fixture

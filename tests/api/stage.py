@@ -21,6 +21,8 @@ from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Keys
 from boxkeep_server.control.liveness import Liveness
 from boxkeep_server.control.pausing import Pausing
+from boxkeep_server.control.presence import Attendance, Presence
+from boxkeep_server.control.previews import Previews
 from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.rates import Rates
 from boxkeep_server.control.reach import LastLook, Reacher
@@ -41,6 +43,7 @@ from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Claim, ClaimState
 from boxkeep_server.model.node_api import Release as Remains
 from boxkeep_server.model.plans import BUILT_IN, Plan
+from boxkeep_server.model.previews import PreviewUrls
 from boxkeep_server.model.rates import RATES, CallKind, Rate
 from boxkeep_server.model.sandboxes import NewSandbox, Sandbox
 from boxkeep_server.model.scopes import Scope
@@ -54,6 +57,7 @@ from boxkeep_server.web.parts import Parts
 from boxkeep_server.web.tokens import Tokens
 
 PUBLIC = "http://boxkeep.test"
+PREVIEWS = "http://localhost:7072"
 UNLIMITED: Plan = BUILT_IN["unlimited"]
 
 
@@ -142,6 +146,8 @@ class Stage:
         self.sandboxes = Sandboxes(database, self.steps, self.changes, self.seal)
         self.reacher = LooseReacher(self.sandboxes, self.node, pool)
         self.rows = CommandRows(database)
+        self.attendance = Attendance(self.clock)
+        self.presence = Presence()
         self.recorder = Recorder(self.rows.write)
         liveness = Liveness(self.sandboxes.states, self._changed)
         self.pausing = Pausing(database, self.steps, self.sandboxes)
@@ -168,7 +174,14 @@ class Stage:
             within_s=LAST_LOOK_S,
         )
         self._release = Release(database, self.steps, self.node, self.reacher, take, self.salvage)  # type: ignore[arg-type]
-        self._running = (self.recorder.run, self.settler.run, liveness.run, ending.run, self._releasing)
+        self._running = (
+            self.recorder.run,
+            self.settler.run,
+            liveness.run,
+            ending.run,
+            self._releasing,
+            self._attending,
+        )
         self.parts = Parts(
             keys=self.keys,
             rates=Rates(time.monotonic, limited=rates is not None, rates=rates or RATES),
@@ -188,7 +201,10 @@ class Stage:
             tokens=Tokens(b"k" * 32, self.clock),
             webhooks=Webhooks(database, self.changes, self.seal, self.reach, self.clock),
             accounts=Accounts(database, self.clock),
+            previews=Previews(database, self.steps, self.sandboxes, visits),
+            attendance=self.attendance,
             public_url=PUBLIC,
+            preview_urls=PreviewUrls.below(PREVIEWS),
         )
         self.app = build(self.parts)
 
@@ -204,6 +220,10 @@ class Stage:
         """Release again."""
         self._held = False
         self.steps.wake(RELEASE)
+
+    async def _attending(self) -> None:
+        async for sandboxes in self.presence.reports():
+            self.attendance.report(sandboxes)
 
     async def _releasing(self) -> None:
         with self.changes.listen(RELEASE) as ear:

@@ -22,6 +22,7 @@ ROUTES: dict[Scope, tuple[str, ...]] = {
     D: (f"DELETE {S}",),
     M: (
         f"PATCH {S}",
+        f"POST {S}/ports",
         *(f"POST {S}/{verb}" for verb in ("pause", "resume", "checkpoints", "checkpoints/restore", "handoff")),
         *(f"{method} {S}/checkpoints" for method in ("GET", "DELETE")),
         *(f"POST {S}/handoff/{verb}" for verb in ("accept", "complete", "cancel")),
@@ -129,7 +130,8 @@ def test_every_post_takes_an_idempotency_key_and_says_which_answers_are_secret(d
     assert all(about.values())
     secret = {f"{operation.method} {operation.path}" for operation in OPERATIONS if operation.secret}
     posted = {f"POST {S}/fs/url", "POST /v1/webhooks", "POST /v1/webhooks/rotate"}
-    assert secret == {f"GET {S}", f"PATCH {S}", f"GET {S}/terminal", f"GET {S}/artifacts/url", *posted}
+    read = (f"GET {S}", f"PATCH {S}", f"GET {S}/terminal", f"GET {S}/ports", f"GET {S}/artifacts/url")
+    assert secret == {*read, *posted}
     assert {route for route, said in about.items() if "not kept: the same request" in said[-1]} == posted
 
 

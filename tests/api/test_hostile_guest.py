@@ -84,6 +84,7 @@ CALLS: list[tuple[str, str, dict[str, object]]] = [
     ("GET", "/fs/list", {"params": {"path": "/x"}}),
     ("GET", "/fs/download", {"params": {"path": "/x"}}),
     ("POST", "/fs/write", {"json": {"path": "/x", "content": "x"}}),
+    ("GET", "/ports", {"params": {}}),
 ]
 
 

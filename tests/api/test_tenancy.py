@@ -28,6 +28,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("readFile", "statFile", "downloadFile", "headFile", "uploadFile", "mkdirFile", "removeFile"), AT),
     **dict.fromkeys(("readOutput", "writeInput", "signalProcess", "waitForProcess"), PROCESS),
     "changeSandbox": {"name": "n"},
+    "publishPort": {"port": 3000, "public": True},
     "exec": {"command": "true"},
     "code": {"code": "1"},
     "writeFile": {**AT, "content": ""},

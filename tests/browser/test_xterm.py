@@ -7,11 +7,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from tests.clients import Sandbox
-from tests.ingredients import chromium, web_page
+from tests.ingredients import web_page
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -28,16 +28,6 @@ def page_url() -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://localhost:{server.server_port}/xterm.html"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium without a window."""
-    with sync_playwright() as playwright:
-        # It is started as root here, and shows nothing but a page of ours.
-        started = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 def opened(browser: Browser, page_url: str, sandbox: Sandbox, **query: str) -> tuple[Page, str]:

@@ -169,3 +169,41 @@ async def test_where_the_kernel_is_silent_the_guest_announces_a_new_size(
         await until(duplex, b"ready")
         await duplex.send_json({"resize": {"rows": 24, "cols": 80}})  # no change: no kernel sends a signal
         await until(duplex, b"winch")
+
+
+async def test_what_listens_is_listed_with_its_process_and_without_the_wires_own_port(
+    commands: Commands, guest_program: GuestProgram
+) -> None:
+    held = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)"
+    process = await commands.start("python3", ["-c", f"{held}; time.sleep(60)"])
+    follow = {"op": "process.follow", "id": process, "stdoutOffset": 0, "stderrOffset": 0}
+    async with commands.pool.download(commands.address, follow) as output:
+        port = int((await anext(aiter(output))).payload)
+    listeners = (await commands.pool.call(commands.address, {"op": "port.list"}))["listeners"]
+    pid = (await commands.pool.call(commands.address, {"op": "process.get", "id": process}))["process"]["pid"]
+    (answer,) = [one for one in listeners if one["port"] == port]
+    assert answer == {"address": "127.0.0.1", "port": port, "pid": pid, "process": "python3"}
+    assert guest_program.address.port not in [one["port"] for one in listeners]
+
+
+async def test_the_wires_own_port_is_not_dialled(commands: Commands, guest_program: GuestProgram) -> None:
+    with pytest.raises(GuestRefused) as refused:
+        async with commands.pool.duplex(commands.address, {"op": "port.dial", "port": guest_program.address.port}):
+            raise AssertionError("it was")
+    assert refused.value.code == "not_permitted"
+
+
+async def test_what_a_program_said_before_it_stopped_taking_is_heard(commands: Commands) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+        writer.write(b"no more")
+        await writer.drain()
+        writer.close()  # with bytes unread: the kernel resets the connection
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with commands.pool.duplex(commands.address, {"op": "port.dial", "port": port}) as duplex:
+        await duplex.send_data(b"x" * MIB)
+        heard = b"".join([frame.payload async for frame in duplex])
+    assert heard == b"no more"
+    server.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from typing import Annotated
 
 import typer
@@ -20,6 +21,17 @@ def serve() -> None:
     _log_lines()
     try:
         compose.serve(read)
+    except BoxkeepError as error:
+        fail(error.sentence)
+
+
+def gateway() -> None:
+    """Run the gateway of previews: `serve` does that, over the socket that is this command's standard input."""
+    from boxkeep_server.gateway import process  # noqa: PLC0415
+
+    _log_lines()
+    try:
+        process.serve_previews(settings(), sys.stdin.fileno())
     except BoxkeepError as error:
         fail(error.sentence)
 
@@ -93,3 +105,4 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
     for command in (serve, node, down):
         app.command()(command)
+    app.command(hidden=True)(gateway)

@@ -171,7 +171,7 @@ class Checkpoints:
                     before, Reason.RESTORE, caller.key_id, origin=checkpoint_id, limited=False
                 )
             else:
-                moved = await self._pausing.resume_from(caller, before, checkpoint_id)
+                moved = await self._pausing.resume_from(caller.key_id, before, checkpoint_id)
             if moved is not None:
                 return moved
         raise Conflict("Sandbox is being changed by others")

@@ -86,20 +86,23 @@ class Pausing:
             Conflict: it is being paused at this moment, or has ended.
             LimitReached: the plan's concurrency or hours are used up.
         """
+        return await self._resume(caller.organisation, sandbox_id, caller.key_id)
+
+    async def _resume(self, organisation: str, sandbox_id: str, actor: str) -> Sandbox:
         for _ in range(_TRIES):
-            before = await self._sandboxes.get(caller, sandbox_id)
+            before = await self._sandboxes.of(organisation, sandbox_id)
             if before.status is Status.ENDING or before.status in OVER:
                 raise Conflict("Sandbox has ended")
             if before.status is Status.PAUSING:
                 raise Conflict("Sandbox is being paused")
             if before.status is not Status.PAUSED:
                 return before
-            resumed = await self.resume_from(caller, before, None)
+            resumed = await self.resume_from(actor, before, None)
             if resumed is not None:
                 return resumed
         raise Conflict("Sandbox is being changed by others")
 
-    async def resume_from(self, caller: Caller, before: Sandbox, origin: str | None) -> Sandbox | None:
+    async def resume_from(self, actor: str, before: Sandbox, origin: str | None) -> Sandbox | None:
         """Have a paused sandbox go on that is still as `before`, from what was kept of it or from a checkpoint; None if
         it has changed.
 
@@ -116,7 +119,7 @@ class Pausing:
                 Status.QUEUED,
                 event=EventType.RESUMED,
                 at=now,
-                actor=caller.key_id,
+                actor=actor,
                 queued_at=now,
                 reason=None,
                 origin=origin,
@@ -125,8 +128,8 @@ class Pausing:
             self._steps.tell(resumed, PLACE)
         return resumed
 
-    async def awake(self, caller: Caller, sandbox: Sandbox) -> Sandbox:
-        """A sandbox that resumes by itself, once it is ready because somebody calls; any other as it is.
+    async def awake(self, actor: str, sandbox: Sandbox) -> Sandbox:
+        """A sandbox that resumes by itself, once it is ready because `actor` calls; any other as it is.
 
         Raises:
             LimitReached: the plan's concurrency or hours are used up.
@@ -136,10 +139,10 @@ class Pausing:
             return sandbox
         while sandbox.status is Status.PAUSING:
             await asyncio.sleep(_POLL_S)
-            sandbox = await self._sandboxes.get(caller, sandbox.id)
+            sandbox = await self._sandboxes.of(sandbox.organisation, sandbox.id)
         if sandbox.status is Status.PAUSED:
-            await self.resume(caller, sandbox.id)
-        return await self._sandboxes.wait(caller, sandbox.id, _WAKE_MS)
+            await self._resume(sandbox.organisation, sandbox.id, actor)
+        return await self._sandboxes.wait_of(sandbox.organisation, sandbox.id, _WAKE_MS)
 
 
 async def check_storage(

@@ -8,6 +8,8 @@ from boxkeep_server.model.node_api import Claim, ClaimState
 from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.statuses import Status
 
+MOST_REMEMBERED = 20_000
+
 
 def address_of(claim: Claim) -> GuestAddress:
     """The way to the guest of a claimed machine."""
@@ -47,7 +49,9 @@ class Reacher:
         self._known: dict[tuple[str, int], GuestAddress] = {}
 
     def remember(self, claim: Claim) -> None:
-        """Note where a machine is that was just claimed."""
+        """Note where a machine is that was just claimed; of very many the first is forgotten, to be asked for again."""
+        if len(self._known) >= MOST_REMEMBERED:
+            self._known.pop(next(iter(self._known)))
         self._known[claim.sandbox, claim.epoch] = address_of(claim)
 
     def forget(self, sandbox_id: str, epoch: int) -> None:

@@ -295,10 +295,14 @@ class Sandboxes:
 
     async def wait(self, caller: Caller, sandbox_id: str, timeout_ms: int) -> Sandbox:
         """A sandbox once it is ready, paused or over, or as it is when the time is up."""
+        return await self.wait_of(caller.organisation, sandbox_id, timeout_ms)
+
+    async def wait_of(self, organisation: str, sandbox_id: str, timeout_ms: int) -> Sandbox:
+        """The same for a sandbox of an organisation."""
         until = asyncio.get_running_loop().time() + timeout_ms / 1000
         with self._changes.listen(sandbox_id) as ear:
             while True:
-                sandbox = await self.get(caller, sandbox_id)
+                sandbox = await self.of(organisation, sandbox_id)
                 left_s = until - asyncio.get_running_loop().time()
                 if sandbox.status in _SETTLED or left_s <= 0:
                     return sandbox

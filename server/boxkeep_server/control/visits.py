@@ -21,6 +21,7 @@ from boxkeep_server.model.errors import (
     Invalid,
     LimitReached,
     NoSpace,
+    NotBuilt,
     NotFound,
     NotReady,
     SandboxFault,
@@ -53,6 +54,7 @@ REFUSALS: Mapping[str, Callable[[str], BoxkeepError]] = {
     "bad_user": Invalid,
     "bad_request": Invalid,
     "not_running": Conflict,
+    "unknown_op": lambda _: NotBuilt("This sandbox was begun by an earlier version, which cannot do that"),
 }
 """What a guest's refusals are to a client. Every other code is an answer that we don't understand."""
 
@@ -121,6 +123,16 @@ class Download:
 class Duplex(Download):
     """A call in which both sides speak until one closes."""
 
+    @property
+    def quiet(self) -> bool:
+        """Whether it goes on, and nothing has come that was not taken."""
+        return self._duplex.quiet
+
+    @property
+    def ended(self) -> bool:
+        """Whether the guest has said that it has no more, and did not just break off."""
+        return self._duplex.ended
+
     def __init__(self, visit: "Visit", stack: AsyncExitStack, stream: wire_streams.Duplex) -> None:
         super().__init__(visit, stack, stream)  # type: ignore[arg-type]
         self._duplex = stream
@@ -129,6 +141,11 @@ class Duplex(Download):
         """Send bytes; waits while the guest is slow."""
         async with self._visit.guarded():
             await self._duplex.send_data(data)
+
+    async def end(self) -> None:
+        """Say that this side sends no more."""
+        async with self._visit.guarded():
+            await self._duplex.send_end()
 
     async def send_message(self, message: dict[str, object]) -> None:
         """Send a message."""
@@ -213,7 +230,8 @@ def _read(frame: frames.Frame) -> Frame:
 
 
 class Visits:
-    """Opens ways into sandboxes. `awake` gives a sandbox as it is, or resumed where it does that by itself."""
+    """Opens ways into sandboxes. `awake` gives a sandbox as it is, or resumed where it does that by itself; it is told
+    in whose name, the id of a key."""
 
     def __init__(
         self,
@@ -221,7 +239,7 @@ class Visits:
         pool: GuestPool,
         liveness: Liveness,
         monotonic_ms: Callable[[], float],
-        awake: Callable[[Caller, Sandbox], Awaitable[Sandbox]],
+        awake: Callable[[str, Sandbox], Awaitable[Sandbox]],
     ) -> None:
         self._ways = ways
         self._pool = pool
@@ -236,15 +254,22 @@ class Visits:
         Raises:
             SandboxNotFound, NotReady: there is none for this caller, or it takes no calls now.
         """
-        sandbox = await self.owned(caller, sandbox_id)
+        return await self.enter(await self.owned(caller, sandbox_id), caller.key_id)
+
+    async def enter(self, sandbox: Sandbox, actor: str) -> Visit:
+        """A way into a sandbox for `actor`, who may go there. Raises as `begin`."""
         if not self._ways.enters(sandbox):
-            sandbox = await self._awake(caller, sandbox)
+            sandbox = await self._awake(actor, sandbox)
+        self.used(sandbox)
+        return await self._into(sandbox)
+
+    def used(self, sandbox: Sandbox) -> None:
+        """Note that somebody has called a sandbox."""
         if sandbox.lifecycle.idle_pause_ms is not None:
             self._used_at[sandbox.id] = self._monotonic_ms()
             self._used_at.move_to_end(sandbox.id)
             if len(self._used_at) > _REMEMBERED:
                 self._used_at.popitem(last=False)
-        return await self._into(sandbox)
 
     def used_at(self, sandbox_id: str) -> float | None:
         """When a caller last went into a sandbox that is paused when idle, monotonic ms; None where it is not known."""

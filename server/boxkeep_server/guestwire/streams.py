@@ -60,16 +60,23 @@ class Duplex:
 
     def __init__(self, connection: GuestConnection, answer: dict[str, Any]) -> None:
         self.answer = answer
+        self.ended = False
         self._connection = connection
 
+    @property
+    def quiet(self) -> bool:
+        """Whether it goes on, and nothing has come that was not received."""
+        return self._connection.failure is None and not self._connection.answering
+
     async def __aiter__(self) -> AsyncIterator[Frame]:
-        """DATA and JSON frames until the guest ends or closes. Raises GuestError."""
+        """DATA and JSON frames until the guest ends (then it has `ended`) or closes. Raises GuestError."""
         while True:
             try:
                 frame = await self._connection.receive(None)
             except GuestUnreachable:
                 return
             if frame.kind == frames.END:
+                self.ended = True
                 return
             yield frame
 

@@ -34,6 +34,8 @@ class EventType(StrEnum):
     FILE_REMOVED = "sandbox.file.removed"
     FILE_MODE = "sandbox.file.mode_changed"
     DIRECTORY_MADE = "sandbox.directory.made"
+    PORT_PUBLISHED = "sandbox.port.published"
+    PORT_WITHDRAWN = "sandbox.port.withdrawn"
     LIMIT_WARNING = "sandbox.limit.warning"
     LIMIT_REACHED = "sandbox.limit.reached"
 
@@ -55,6 +57,8 @@ INTERNAL: Final = QUIET | {
     EventType.PAUSING,
     EventType.REQUEUED,
     EventType.CHANGED,
+    EventType.PORT_PUBLISHED,
+    EventType.PORT_WITHDRAWN,
     EventType.COMMAND_STARTED,
     EventType.COMMAND_ENDED,
 }

@@ -12,7 +12,7 @@ from boxkeep_server.model.events import EventType
 from boxkeep_server.model.sandboxes import Lifecycle, NetworkPolicy, Sandbox
 from boxkeep_server.model.statuses import COUNTED, OVER, Status, check_step
 from boxkeep_server.store import events, running
-from boxkeep_server.store.schema import commands, sandboxes, secrets
+from boxkeep_server.store.schema import commands, public_ports, sandboxes, secrets
 from boxkeep_server.store.schema import events as events_table
 
 _JSON = ("capabilities", "network", "metadata", "env_names", "lifecycle")
@@ -176,9 +176,10 @@ async def is_released(connection: AsyncConnection, sandbox_id: str) -> bool:
 
 
 async def released(connection: AsyncConnection, sandbox_id: str) -> None:
-    """Note that no node holds anything of a sandbox, and erase its environment."""
+    """Note that no node holds anything of a sandbox, erase its environment, and close its public ports."""
     await connection.execute(sa.update(sandboxes).where(sandboxes.c.id == sandbox_id).values(released=True))
     await connection.execute(sa.delete(secrets).where(secrets.c.sandbox == sandbox_id))
+    await connection.execute(sa.delete(public_ports).where(public_ports.c.sandbox == sandbox_id))
 
 
 async def sealed_env(connection: AsyncConnection, sandbox_id: str) -> bytes | None:

@@ -449,3 +449,15 @@ copies = sa.Table(
 )
 """Copies of snapshots in the store of blobs. A row is there before its blob is and goes after it, so that no blob is
 nobody's; whether anybody wants it, sandboxes and checkpoints say."""
+
+public_ports = sa.Table(
+    "public_ports",
+    metadata,
+    _id("sandbox", primary_key=True),
+    sa.Column("port", sa.Integer, primary_key=True, autoincrement=False),
+    _ms("created_at", nullable=False),
+    _id("created_by", nullable=False),
+    sa.ForeignKeyConstraint(["sandbox"], ["sandboxes.id"], ondelete="CASCADE"),
+    sa.CheckConstraint("port BETWEEN 1 AND 65535", name="port"),
+)
+"""Ports that are reached without a token. Rows go with what their sandbox holds, and a fork begins without any."""

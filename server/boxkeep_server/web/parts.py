@@ -10,12 +10,15 @@ from boxkeep_server.control.files import Files
 from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Caller, Keys
 from boxkeep_server.control.pausing import Pausing
+from boxkeep_server.control.presence import Attendance
+from boxkeep_server.control.previews import Previews
 from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.rates import Rates
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.terminals import Terminals
 from boxkeep_server.control.usage import Accounts
 from boxkeep_server.control.webhooks import Webhooks
+from boxkeep_server.model.previews import PreviewUrls
 from boxkeep_server.web.metrics import Metrics
 from boxkeep_server.web.tokens import Tokens
 
@@ -44,6 +47,13 @@ class Parts:
     tokens: Tokens
     webhooks: Webhooks
     accounts: Accounts
+    previews: Previews
+    attendance: Attendance
     public_url: str
+    preview_urls: PreviewUrls
     ready: Callable[[], Awaitable[None]] = _always
     metrics: Metrics = field(default_factory=Metrics)
+
+    def active(self, sandbox_id: str) -> bool:
+        """Whether a command, a terminal or a visitor of a preview is in a sandbox now."""
+        return self.commands.active(sandbox_id) or self.attendance.has(sandbox_id)

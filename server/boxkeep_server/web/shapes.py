@@ -71,6 +71,41 @@ class CreatedOrForks(RootModel[CreatedShape | ForksShape]):
     """The sandbox; with `count` all that were made."""
 
 
+class PortShape(Shape):
+    """A port of a sandbox."""
+
+    port: int
+    listening: bool = Field(description="Whether a program takes connections on it now.")
+    addresses: list[str] = Field(description="Where inside it listens.")
+    pid: int | None = Field(description="The process that listens, where that can be known.")
+    process: str | None = Field(description="Its name.")
+    public: bool = Field(description="Whether everybody may open it without a token.")
+    url: str = Field(
+        description="Where it is reached, by who has a cookie or a token, or by everybody if it is public."
+    )
+    signed_url: Secret | None = Field(
+        description="The same with a token, good for five minutes; null unless the key may exec."
+    )
+    token: Secret | None = Field(description="That token, for the header `X-Boxkeep-Token`.")
+    expires_at: int | None = Field(description="When the token expires.")
+
+
+class PortList(Shape):
+    """What listens in a sandbox, and its public ports."""
+
+    id: str
+    ports: list[PortShape]
+
+
+class PublicPortShape(Shape):
+    """Whether a port is public."""
+
+    id: str
+    port: int
+    public: bool
+    url: str
+
+
 class CheckpointShape(Shape):
     """A checkpoint."""
 
@@ -136,7 +171,10 @@ class SandboxShape(ListedShape):
     terminal_url: Secret | None = Field(
         description="WebSocket of a new terminal, good for five minutes; null unless it is ready and the key may exec."
     )
-    preview_base_url: str | None
+    preview_base_url: str | None = Field(
+        description="URL of a port of the sandbox once `{port}` in it is filled in; null while it is not running. "
+        "`GET /v1/sandboxes/ports` has those that open."
+    )
     capabilities: dict[str, Any] | None
     paired_browser: dict[str, Any] | None
     opencode: dict[str, Any] | None

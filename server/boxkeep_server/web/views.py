@@ -45,12 +45,14 @@ def listed(sandbox: Sandbox, active: bool) -> dict[str, object]:
     }
 
 
-def whole(sandbox: Sandbox, active: bool, terminal_url: str | None, artifacts: Kept | None) -> dict[str, object]:
+def whole(
+    sandbox: Sandbox, active: bool, terminal_url: str | None, preview_base_url: str, artifacts: Kept | None
+) -> dict[str, object]:
     """A sandbox with everything that a client may know of it."""
     return {
         **listed(sandbox, active),
         "terminalUrl": terminal_url,
-        "previewBaseUrl": None,
+        "previewBaseUrl": preview_base_url if sandbox.running else None,
         "capabilities": sandbox.capabilities,
         "pairedBrowser": None,
         "opencode": None,

@@ -57,7 +57,7 @@ async def _events(call: Call, sandbox_id: str, first: Event | None, stored: Stor
         while True:
             if happened is not None:
                 yield encode_event(happened.type.value, event_view(happened), happened.sequence)
-            active = call.parts.commands.active(sandbox_id)
+            active = call.parts.active(sandbox_id)
             if happened is None and active != was_active:
                 was_active = active
                 yield encode_event(ACTIVITY, {"type": ACTIVITY, "id": sandbox_id, "active": active})

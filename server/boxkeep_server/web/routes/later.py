@@ -144,7 +144,6 @@ _PREVIEWS = "Previews are"
 _HANDOFF, _AGENTS = "Handoffs are", "Agents are"
 
 OPERATIONS: tuple[AnyOperation, ...] = (
-    _later("GET", f"{_S}/ports", "listPorts", "Previews of ports are", Scope.READ, query=OfSandbox),
     _later("GET", f"{_S}/preview", "readPreview", _PREVIEWS, Scope.EXEC, query=OfSandbox),
     _later("POST", f"{_S}/preview/start", "startPreview", _PREVIEWS, Scope.EXEC, CallKind.EXEC, body=StartPreview),
     _later("POST", f"{_S}/preview/navigate", "navigatePreview", _PREVIEWS, Scope.EXEC, CallKind.EXEC, body=Navigate),

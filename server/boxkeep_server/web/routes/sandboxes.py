@@ -115,7 +115,7 @@ async def read(call: Call, query: ReadQuery, _: Nothing) -> Response:
     """One sandbox, or a page of them."""
     if query.id is not None:
         return await _read_one(call, query.id)
-    active = call.parts.commands.active
+    active = call.parts.active
     status = None if query.status is None else [Status.READY if query.status == ACTIVE else Status(query.status)]
     page = await call.parts.sandboxes.list(
         call.caller, limit=query.limit or 100, cursor=query.cursor, status=status, metadata=query.metadata
@@ -130,7 +130,8 @@ async def _read_one(call: Call, sandbox_id: str) -> Response:
     url = None
     if sandbox.running and permits(call.caller.scopes, Scope.EXEC):
         url = terminal_url(call.parts, call.caller, sandbox.id, new_terminal_id(call.parts, sandbox.id)).url
-    return json_response(whole(sandbox, call.parts.commands.active(sandbox.id), url, kept))
+    base = call.parts.preview_urls.base(sandbox.id)
+    return json_response(whole(sandbox, call.parts.active(sandbox.id), url, base, kept))
 
 
 async def end(call: Call, query: DeleteQuery, body: DeleteBody) -> Response:
