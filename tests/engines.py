@@ -105,7 +105,7 @@ class MemoryEngine:
         self.released.add((sandbox, epoch))
         return Release()
 
-    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool) -> Snapshot:
+    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool, or_files: bool) -> Snapshot:
         key = (sandbox, epoch)
         if key in self.kept:
             return self.kept[key]
@@ -283,9 +283,9 @@ class AnswersLost(MemoryEngine):
         self._maybe_lose()
         return released
 
-    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool) -> Snapshot:
+    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool, or_files: bool) -> Snapshot:
         if (sandbox, epoch) not in self.kept:
-            await super().pause(node, sandbox, epoch, if_idle=if_idle)
+            await super().pause(node, sandbox, epoch, if_idle=if_idle, or_files=or_files)
         self._maybe_lose()
         return self.kept[sandbox, epoch]
 

@@ -235,7 +235,7 @@ class Layer:
         self._step("layer: forget")
         return self.host.kept.pop(checkpoint, None) is not None
 
-    async def keep(self, subject: Subject) -> Snapshot:
+    async def keep(self, subject: Subject, *, or_files: bool) -> Snapshot:
         kept = self.host.kept.get(subject.key.name)
         if kept is not None and kept.whole is not None:
             return kept.whole

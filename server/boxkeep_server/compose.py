@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -21,6 +20,7 @@ from boxkeep_server.control.audit import Audit
 from boxkeep_server.control.browsers import Browsers
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.checkpoints import Checkpoints
+from boxkeep_server.control.clocks import boot_id, host_clock, monotonic_ms, now_ms
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.companions import Companions
 from boxkeep_server.control.copies import Copies
@@ -112,31 +112,6 @@ STOP_WITHIN_S = 5
 END_WITHIN_S = 60
 KEEP_ALIVE_S = 75
 FOLLOW_S = 0.5
-
-
-def now_ms() -> int:
-    """The wall clock, epoch ms."""
-    return time.time_ns() // 1_000_000
-
-
-def uptime_ms() -> int:
-    """How long the host has been up, suspended or not, ms."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-
-
-def boot_id() -> str:
-    """Which boot of the host this is."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def host_clock() -> SteadyClock:
-    """A clock that begins with what the host's says now."""
-    return SteadyClock(now_ms, uptime_ms)
-
-
-def monotonic_ms() -> float:
-    """A clock that never goes back, ms."""
-    return time.monotonic() * 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +222,7 @@ def control_over(
     )
     retire = Retire(database, steps, blobs, strays, kept_ms=settings.blobs.artifacts_kept_days * 24 * HOUR_MS)
     metrics = Metrics()
+    metrics.previews.set_function(attendance.count)
     rounds = (
         Round("follow", Follow(database, clock, boot_id()).run_once, FOLLOW_S),
         Round("place", place.run_once, 0.5, (PLACE,)),

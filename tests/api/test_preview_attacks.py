@@ -71,6 +71,13 @@ async def test_what_is_no_answer_is_a_502_and_the_client_goes_on(
             assert b"error" in got.body
 
 
+async def test_a_client_that_wants_no_more_is_let_go_after_a_502(port_and_token: Tokens, gateway: int) -> None:
+    async with listening(saying(b"")) as program:
+        host, token = await port_and_token.of(program.port)
+        async with client_of(gateway) as client, asyncio.timeout(5):
+            assert (await client.raw(head_of(host, token) + b"Connection: close\r\n\r\n"))[9:12] == b"502"
+
+
 BROKEN_BODIES: dict[str, bytes] = {
     "too short": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello",
     "no last chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",

@@ -321,6 +321,24 @@ async def test_a_websocket_is_opened_by_the_token_in_its_url(doors: Doors, gatew
     assert paths == ["/s?a=1"]
 
 
+async def test_what_a_socket_says_last_arrives_whole(doors: Doors, gateway: int) -> None:
+    async def say_and_leave(inside: Inside) -> None:
+        await inside.read_head()
+        await inside.say(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + b"x" * 8 * MIB)
+
+    async with listening(say_and_leave) as program, client_of(gateway) as client:
+        host, token = await doors.to(program.port)
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", **token}
+        head = "".join(f"{name}: {value}\r\n" for name, value in {"Host": host, **upgrade}.items())
+        client.writer.write(f"GET / HTTP/1.1\r\n{head}\r\n".encode())
+        await client.reader.readuntil(b"\r\n\r\n")
+        got = 0
+        while piece := await client.reader.read(1 << 16):
+            got += len(piece)
+            await asyncio.sleep(0)
+        assert got == 8 * MIB
+
+
 async def test_a_refused_websocket_gets_the_programs_own_answer(doors: Doors, gateway: int) -> None:
     no = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"
     async with listening(saying(no)) as program, client_of(gateway) as client:

@@ -15,6 +15,7 @@ from boxkeep_server.model.previews import PreviewUrls
 from boxkeep_server.model.sandboxes import Lifecycle, NewSandbox
 from boxkeep_server.model.scopes import Scope
 from boxkeep_server.model.statuses import Status
+from boxkeep_server.web.tokens import Purpose
 from tests.api.stage import Stage
 from tests.guests import GuestProgram, eventually, free_port
 from tests.previews import Answer, Inside, ask, client_of, listening, opened_gateway, saying
@@ -300,7 +301,7 @@ async def test_a_sandbox_that_is_not_running_says_what_it_is(
     if status is Status.QUEUED:
         box = (await stage.sandbox(key)).id
         caller = await stage.keys.authenticate(key)
-        token, _ = stage.parts.tokens.sign(caller.organisation, box, "preview", caller.key_id, "3000")  # type: ignore[arg-type]
+        token, _ = stage.parts.tokens.sign(caller.organisation, box, Purpose.PREVIEW, caller.key_id, "3000")
     elif status is Status.PAUSED:
         pausing = await stage.steps.step(sandbox, Status.PAUSING)
         assert pausing is not None

@@ -170,16 +170,8 @@ async def test_a_ready_sandbox_shows_all_its_fields(api: httpx.AsyncClient, box:
     body = (await api.get(PATH, params={"id": box})).json()
     assert (body["status"], body["region"], body["isolation"], body["duration"]) == ("ready", "loc", "runc", None)
     assert body["terminalUrl"].startswith("ws://boxkeep.test/v1/sandboxes/terminal?")
-    nothing = (
-        "previewBaseUrl",
-        "capabilities",
-        "pairedBrowser",
-        "opencode",
-        "browserPreview",
-        "humanHandoff",
-        "artifacts",
-    )
-    assert [body[name] for name in nothing] == [None] * 7
+    nothing = ("capabilities", "pairedBrowser", "opencode", "browserPreview", "humanHandoff", "artifacts")
+    assert [body[name] for name in nothing] == [None] * 6
     assert body["expiresAt"] > body["createdAt"]
 
 

@@ -231,3 +231,39 @@ def test_what_is_open_to_the_outside_is_reset_and_nobody_is_woken_for_it_after_a
         assert last["wakes"] - first["wakes"] < 10 * (last["pings"] - first["pings"])
         box.run(f"curl -s --max-time 1 http://{peer.address}/ || true")
         assert peer.open == 4
+
+
+HOLDS_A_DELETED_FILE = """
+import os, time
+held = open("/workspace/held", "w+")
+held.write("kept by its descriptor alone")
+held.flush()
+os.unlink("/workspace/held")
+for count in range(10 ** 9):
+    with open("/workspace/new", "w") as file:
+        file.write(str(count))
+    os.rename("/workspace/new", "/workspace/count")
+    time.sleep(0.05)
+"""
+
+
+def test_what_gvisor_cannot_write_down_runs_on_unharmed_and_at_its_end_keeps_its_files(api: Api) -> None:
+    wish = {"ephemeral": False, "lifecycle": {"onExpiry": "pause"}}
+    with fresh(api, runtime="python", isolation="runsc", **wish) as box:
+        box.write("/workspace/holds.py", HOLDS_A_DELETED_FILE.encode())
+        command = box.background("exec python3 holds.py")
+        eventually("it to count", lambda: counted(box) > 3, 30)
+        assert api.ask("POST", "/checkpoints", json={"id": box.id, "memory": True}).status_code == 503
+        after = box.pause()
+        assert (after["status"], after["reason"]) == ("active", "pause_failed")
+        reached = counted(box)
+        eventually("it to go on counting", lambda: counted(box) > reached + 3, 30)
+        assert box.process(command)["state"] == "running"
+
+        box.write("/workspace/work", b"a day of it")
+        api.call("PATCH", "", json={"id": box.id, "maxDurationMs": 2000})
+        paused = api.wait_status(box.id, "paused")
+        assert (paused["pauseKeeps"], paused["reason"]) == ("files", "memory_lost")
+        assert box.process(command)["outcome"] == "lost_on_files_pause"
+        box.resume()
+        assert box.read("/workspace/work") == b"a day of it"

@@ -42,7 +42,8 @@ def test_a_ready_sandbox_says_what_it_is(box: Sandbox, runtime: str, isolation: 
     assert "wörld" not in str(seen)
     assert seen["pauseKeeps"] in ("memory", "files")
     assert seen["terminalUrl"].startswith("ws://")
-    empty = ("previewBaseUrl", "capabilities", "pairedBrowser", "opencode", "browserPreview", "humanHandoff")
+    assert seen["previewBaseUrl"].startswith("http://{port}-")
+    empty = ("capabilities", "pairedBrowser", "opencode", "browserPreview", "humanHandoff")
     assert {name: seen[name] for name in empty} == dict.fromkeys(empty)
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.clients import Api, Sandbox
+from tests.clients import Api, Sandbox, eventually
 from tests.ingredients import CACHE, TREE
 from tests.leftovers import leftovers
 from tests.services import free_port
@@ -24,6 +25,7 @@ class Installation:
     """What make does to it."""
 
     port: int
+    preview_port: int
 
     def make(self, goal: str) -> str:
         """Run a goal; what it printed."""
@@ -47,11 +49,12 @@ class Installation:
 @pytest.fixture
 def installation() -> Iterator[Installation]:
     """One that takes the images of the test cache, so that none is built again."""
-    made = Installation(free_port())
+    made = Installation(free_port(), free_port())
     made.make("purge")
     CONFIG.parent.mkdir(exist_ok=True)
     CONFIG.write_text(
-        f'instance = "{INSTANCE}"\naccount = "boxkeep"\n[control]\nport = {made.port}\npreview_port = {free_port()}\n'
+        f'instance = "{INSTANCE}"\naccount = "boxkeep"\n'
+        f"[control]\nport = {made.port}\npreview_port = {made.preview_port}\n"
         f'[node]\nsubnet = "10.207.0.0/16"\nimages = "{CACHE / "images"}"\ndisk_gib = 16\nwarm = {{}}\n'
     )
     try:
@@ -65,6 +68,9 @@ def installation() -> Iterator[Installation]:
 def test_up_runs_and_shows_it_and_sandboxes_outlive_all_but_down(installation: Installation) -> None:
     said = installation.make("up")
     assert len(re.findall(r"^  (bun|python|base) +under (runc|runsc) +42 - ", said, re.MULTILINE)) == 6, said
+    assert f"localhost:{installation.preview_port}\n" in said
+    preview = f"http://127.0.0.1:{installation.preview_port}"
+    eventually("the gateway to answer", lambda: httpx.get(preview).status_code == 404, 20)
     key = re.search(r"API key: +(br_live_[a-z0-9]{32}) ", said)
     assert key is not None, said
     with Api(f"http://127.0.0.1:{installation.port}", key[1]) as api:

@@ -73,6 +73,10 @@ class Attendance:
         """Whether somebody is in a sandbox now."""
         return sandbox in self._there
 
+    def count(self) -> int:
+        """In how many sandboxes somebody is now."""
+        return len(self._there)
+
     def seen_at(self, sandbox: str) -> float:
         """When somebody was last seen in a sandbox, monotonic ms; 0 where that is not known."""
         return self._seen_at.get(sandbox, 0)

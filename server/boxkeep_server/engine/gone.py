@@ -39,7 +39,7 @@ class GoneEngine:
         """See `Engine.claims`."""
         raise NodeAway("the node was taken down")
 
-    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool) -> Snapshot:
+    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool, or_files: bool) -> Snapshot:
         """See `Engine.pause`."""
         raise NodeAway("the node was taken down")
 

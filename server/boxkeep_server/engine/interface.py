@@ -76,8 +76,9 @@ class Engine(Protocol):
             NodeAway, PlacementLate, NoRoom, Unsupported, AlreadyReleased, PlacementFailed, SnapshotUnfit
         """
 
-    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool) -> Snapshot:
-        """Have a machine kept, durably, and then gone; the same snapshot when asked again.
+    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool, or_files: bool) -> Snapshot:
+        """Have a machine kept, durably, and then gone; the same snapshot when asked again. With `or_files` memory that
+        cannot be written is given up, and the snapshot says so.
 
         Raises:
             NodeAway, NotPaused, MachineGone

@@ -91,10 +91,10 @@ class LocalEngine:
         with _translated():
             return {node: tuple(map(self._ours, await self._node.claims()))}
 
-    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool) -> Snapshot:
+    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool, or_files: bool) -> Snapshot:
         """See `Engine.pause`."""
         with _keeping():
-            return await self._node.pause(sandbox, epoch, if_idle=if_idle)
+            return await self._node.pause(sandbox, epoch, if_idle=if_idle, or_files=or_files)
 
     async def checkpoint(self, node: str, sandbox: str, epoch: int, checkpoint: str, *, memory: bool) -> Snapshot:
         """See `Engine.checkpoint`."""

@@ -24,9 +24,8 @@ from boxkeep_server.model.previews import Place, PreviewUrls
 from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.scopes import Scope
 from boxkeep_server.web.auth import check_scope
-from boxkeep_server.web.tokens import Grant, Purpose, Tokens
+from boxkeep_server.web.tokens import SESSION_MS, Grant, Purpose, Tokens
 
-SESSION_MS: Final = 12 * 60 * 60_000
 EVERYBODY: Final = "preview"
 """In whose name it happens what a visitor without a key brings about."""
 
@@ -144,7 +143,6 @@ class Entrance:
             Purpose.PREVIEW_SESSION,
             admission.key_id or "",
             str(place.port),
-            SESSION_MS,
         )
         framed = text(request, b"sec-fetch-dest") == "iframe" and text(request, b"sec-fetch-site") == "cross-site"
         name = COOKIES[0] if self._urls.secure else COOKIES[1]

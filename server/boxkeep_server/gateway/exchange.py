@@ -7,7 +7,7 @@ from typing import Any, Final
 import h11
 
 from boxkeep_server.gateway.heads import ambiguous, mended
-from boxkeep_server.gateway.peers import Malformed, Peer
+from boxkeep_server.gateway.peers import SWITCHING, Malformed, Peer
 from boxkeep_server.gateway.refusals import answered_wrongly, bad_request, too_late
 from boxkeep_server.gateway.streams import ClientGone, Stream
 from boxkeep_server.model.errors import BoxkeepError, SandboxFault
@@ -17,7 +17,6 @@ QUIET_S: Final = 600.0
 PARTING_S: Final = 30.0
 """How long one side of a socket may go on when the other has ended."""
 INTERIM_MOST: Final = 32
-SWITCHING: Final = 101
 
 
 class Exchange:

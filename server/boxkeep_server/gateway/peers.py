@@ -11,6 +11,8 @@ HEAD_MOST: Final = 32 * 1024
 LINES_MOST: Final = 200
 GATHERED_MOST: Final = 64 * 1024
 EVENTS_AT_A_STRETCH: Final = 64
+SWITCHING: Final = 101
+"""The interim answer after which there is no HTTP any more."""
 
 Event: TypeAlias = h11.Event | type[h11.PAUSED]
 
@@ -100,7 +102,7 @@ class Peer:
             event = self._take()
             if isinstance(event, h11.Data):
                 return await self._gathered(event)
-            if isinstance(event, h11.InformationalResponse):
+            if isinstance(event, h11.InformationalResponse) and event.status_code != SWITCHING:
                 self._expect_head()
             if isinstance(event, h11.Event) or event is h11.PAUSED:
                 return event

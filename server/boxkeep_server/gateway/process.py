@@ -6,7 +6,6 @@ What strangers and sandboxes send is parsed here, so that however much of it the
 import asyncio
 import os
 import socket
-import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
@@ -16,6 +15,7 @@ import orjson
 import uvloop
 
 from boxkeep_server.control.changes import Changes
+from boxkeep_server.control.clocks import host_clock, keep_in_step, monotonic_ms
 from boxkeep_server.control.keys import Keys
 from boxkeep_server.control.liveness import Liveness
 from boxkeep_server.control.pausing import Pausing
@@ -103,30 +103,23 @@ async def _composed(settings: Settings, presence: Presence) -> AsyncIterator[tup
     try:
         async with NodeClient(settings.node_socket) as node:
             own = settings.lib / "control"
-            steps = Steps(database, changes := Changes(), _now_ms)
+            clock = host_clock()
+            steps = Steps(database, changes := Changes(), clock.now_ms)
             sandboxes = Sandboxes(database, steps, changes, Seal(key_file(own / "seal.key")))
-            reacher = Reacher(sandboxes, LocalEngine(node), guests)
+            reacher = Reacher(sandboxes, LocalEngine(node, clock.jump_ms), guests)
             liveness = Liveness(sandboxes.states, partial(asyncio.sleep, 1.0))
             pausing = Pausing(database, steps, sandboxes)
-            visits = Visits(reacher, guests, liveness, _monotonic_ms, pausing.awake)
+            visits = Visits(reacher, guests, liveness, monotonic_ms, pausing.awake)
             doors = doors_over(
-                Keys(database, _now_ms, _monotonic_ms),
-                Tokens(key_file(own / "tokens.key"), _now_ms),
+                Keys(database, clock.now_ms, monotonic_ms),
+                Tokens(key_file(own / "tokens.key"), clock.now_ms),
                 Previews(database, steps, sandboxes, visits),
                 PreviewUrls.below(settings.preview_url),
                 presence,
                 believed=settings.control.preview_url is not None,
             )
             gateway = Gateway(doors, settings.control.listen, settings.control.preview_port)
-            yield gateway.run(), liveness.run()
+            yield gateway.run(), liveness.run(), keep_in_step(database, clock)
     finally:
         await guests.close()
         await database.close()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _monotonic_ms() -> float:
-    return time.monotonic() * 1000

@@ -13,7 +13,7 @@ import h11
 from boxkeep_server.control.presence import Presence
 from boxkeep_server.control.previews import NothingListens, Previews
 from boxkeep_server.gateway.entrance import Admission, Entrance
-from boxkeep_server.gateway.exchange import SWITCHING, Exchange
+from boxkeep_server.gateway.exchange import Exchange
 from boxkeep_server.gateway.heads import Origin, check_request, forwarded, text, values
 from boxkeep_server.gateway.peers import Malformed, Peer
 from boxkeep_server.gateway.refusals import (
@@ -155,17 +155,10 @@ class Visitor:
             stack.push_async_callback(stream.close)
             exchange = Exchange(self._client, inside)
             await exchange.run(request)
-            if (
-                inside.reusable
-                and not inside.left_over
-                and self._client.reusable
-                and self._doors.room.keeps(place.sandbox)
-            ):
+            if self._client.reusable and _is_clean(inside) and self._doors.room.keeps(place.sandbox):
                 inside.next_cycle()
                 self._kept = (place, stream, inside)
                 stack.pop_all()
-        if exchange.status == SWITCHING:
-            raise ClientGone  # nothing follows a socket
         return exchange.status or 0
 
     async def _take_kept(self, place: Place) -> tuple[PortStream, Peer] | None:
@@ -195,8 +188,13 @@ class Visitor:
         if request is None or request.method != b"HEAD":
             await self._client.send(h11.Data(data=body))
         await self._client.send(h11.EndOfMessage())
-        if not closing:
+        if not self._client.said_all and not closing:
             await self._client.next_event()  # the end of the request
+
+
+def _is_clean(inside: Peer) -> bool:
+    """Whether nothing of an answer is left over, or of one that nobody asked for."""
+    return inside.reusable and not inside.left_over
 
 
 def _has_body(request: h11.Request) -> bool:

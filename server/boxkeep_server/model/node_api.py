@@ -131,9 +131,11 @@ class Claims(Message):
 
 
 class PauseWish(Message):
-    """How a machine is to be paused: with `if_idle` only when nothing runs in it and nobody is being served."""
+    """How a machine is to be paused: with `if_idle` only when nothing runs in it and nobody is being served; with
+    `or_files` its files alone where its memory cannot be written."""
 
     if_idle: bool = False
+    or_files: bool = False
 
 
 class CheckpointWish(Message):

@@ -114,7 +114,7 @@ class Api:
 
     async def _pause(self, request: web.Request) -> web.Response:
         key, wish = _key(request), await _message(request, PauseWish)
-        return _answer(await self._service.pauses.pause(key, if_idle=wish.if_idle))
+        return _answer(await self._service.pauses.pause(key, if_idle=wish.if_idle, or_files=wish.or_files))
 
     async def _checkpoint(self, request: web.Request) -> web.Response:
         key, wish = _key(request), await _message(request, CheckpointWish)

@@ -30,18 +30,19 @@ _FULL: Final = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 _LAPS: Final = ("earlier commands", "standstill", "processes", "disk and sums", "seal")
 _NO_MEMORY: Final = "Nothing ran in the machine, or its isolation keeps files alone"
 _MEMORY_LOST: Final = "The machine ended before its memory was written"
+_NOT_WRITTEN: Final = "Its memory could not be written: a program may hold open a file that was deleted or replaced"
 
 
 @dataclass(frozen=True)
 class Keeper:
     """See `layer.Keeper`.
 
-    Why a machine outlives the death of this process at any point. Its memory is written by a command of the runtime's
-    that goes on without us, and that leaves a mark behind which names the boot: it is the last thing before the machine
-    is gone. So whoever comes after waits for that command, and then finds the machine alive, and begins again, or dead.
-    Of a dead one the disk stands still, and its memory counts if the mark is there and of this boot, since what a boot
-    before has written may not all be on the device. Only where the command itself was killed, or the machine died of
-    something else, are files all that can be kept, and the snapshot says so. The manifest comes last of all.
+    Why a machine outlives the death of this process at any point. It is halted, and its memory is written by a command
+    of the runtime's that goes on without us, and that leaves a mark behind which names the boot; only then it is ended.
+    So whoever comes after waits for that command, and then finds the machine alive, and begins again, or dead. Of one
+    that is dead the disk stands still, and its memory counts if the mark is there and of this boot, since what a boot
+    before has written may not all be on the device. Where memory cannot be written the machine goes on, or, where that
+    is wished, its files alone are kept, and the snapshot says so. The manifest comes last of all.
     """
 
     machines: Machines
@@ -53,7 +54,7 @@ class Keeper:
     isolations: Mapping[Isolation, IsolationFacts]
     now: Clock
 
-    async def keep(self, subject: Subject) -> Snapshot:
+    async def keep(self, subject: Subject, *, or_files: bool) -> Snapshot:
         """See `layer.Keeper.keep`."""
         with _failing(f"machine {subject.machine} could not be kept"):
             name = subject.key.name
@@ -65,36 +66,45 @@ class Keeper:
             if machine is not None and self.machines.alive(machine):
                 await self.machines.settled(machine.id)
             laps.append(time.perf_counter())
+            lost = _MEMORY_LOST
             if machine is not None and self.machines.alive(machine):
-                await self._stop(name, machine)
+                lost = await self._stop(name, machine, or_files)
             laps.append(time.perf_counter())
             try:
-                return await self._take(subject, laps)
+                return await self._take(subject, lost, laps)
             except BaseException:
                 if machine is not None and machine.isolation == "runc":
                     self.machines.thaw(machine.id)
                 raise
 
-    async def _stop(self, name: str, machine: Machine) -> None:
-        """Have a machine stand still: under runsc it ends when its memory is written, under runc it is frozen."""
+    async def _stop(self, name: str, machine: Machine, or_files: bool) -> str:
+        """Have a machine stand still: under runsc halted, with its memory written, under runc frozen. Why there is no
+        memory, if there is none."""
         await asyncio.to_thread(self._check_room, machine if machine.isolation == "runsc" else None)
         await asyncio.to_thread(self.snapshots.begin, name)
         if machine.isolation == "runc":
             await self.machines.freeze(machine.id)
-            return
+            return _MEMORY_LOST
         try:
+            await self.machines.halt(machine)
             await self.machines.write_memory(machine, self.snapshots.memory(name), self.snapshots.mark(name))
         except (RuntimeFailed, TimeoutError):
-            if self.machines.alive(machine):
+            if not self.machines.alive(machine):
+                _log.exception("machine %s has died while its memory was written", machine.id)
+            elif or_files:
+                _log.exception("the memory of machine %s cannot be written: its files are kept", machine.id)
+                return _NOT_WRITTEN
+            else:
+                await self.machines.rescue(machine)
                 raise
-            _log.exception("machine %s has died while its memory was written", machine.id)
+        return _MEMORY_LOST
 
     def _check_room(self, remembered: Machine | None) -> None:
         memory = self.machines.usage(remembered.id).memory_bytes if remembered else 0
         if (free := self.free_bytes()) < memory + _SPARE_BYTES:
             raise NoSpace(f"The node's disks have {free >> 20} MiB left, too little to keep this machine")
 
-    async def _take(self, subject: Subject, laps: list[float]) -> Snapshot:
+    async def _take(self, subject: Subject, why_lost: str, laps: list[float]) -> Snapshot:
         name = subject.key.name
         if subject.isolation == "runsc":
             await self.machines.stop(subject.machine)
@@ -109,7 +119,7 @@ class Keeper:
         )
         laps.append(time.perf_counter())
         stood_ms = int((laps[-1] - laps[0]) * 1000)
-        lost = _MEMORY_LOST if wanted and not memory else None
+        lost = why_lost if wanted and not memory else None
         snapshot = await self._seal(subject, name, sums=sums, disk_bytes=disk_bytes, lost=lost, stood_ms=stood_ms)
         laps.append(time.perf_counter())
         _log.info("machine %s is kept: %s", subject.machine, told(laps, _LAPS))
@@ -176,7 +186,9 @@ class Keeper:
             began = time.perf_counter()
             async with self._standing(machine if alive else None, halted=remembered is not None):
                 if remembered is not None:
-                    await self.machines.copy_memory(remembered, self.snapshots.memory(checkpoint))
+                    await self.machines.write_memory(
+                        remembered, self.snapshots.memory(checkpoint), self.snapshots.mark(checkpoint)
+                    )
                 disk_bytes = await asyncio.to_thread(self.snapshots.take_disk, checkpoint, subject.machine)
             stood_ms = round((time.perf_counter() - began) * 1000)
             sums = await asyncio.to_thread(self.snapshots.sum_memory, checkpoint) if remembered else {}

@@ -190,9 +190,10 @@ class Maker(Protocol):
 class Keeper(Protocol):
     """Keeps what there is of machines, as snapshots that outlive every process and the host's restart."""
 
-    async def keep(self, subject: Subject) -> Snapshot:
+    async def keep(self, subject: Subject, *, or_files: bool) -> Snapshot:
         """Stop a machine, if it lives, and keep its disk, with its memory where its isolation can; on the device when
-        this returns. What remains of the machine waits for `destroy`.
+        this returns. What remains of the machine waits for `destroy`. With `or_files` memory that cannot be written is
+        given up.
 
         May be repeated at any point, by another process too: one that was kept is answered as it was; one that stopped
         on the way is kept with what there is of it.

@@ -105,23 +105,6 @@ class Machines:
             raise
         return await attaching
 
-    async def write_memory(self, machine: Machine, directory: Path, mark: Path) -> None:
-        """Write the memory of a runsc machine into `directory`, which ends it. The file `mark` then names this boot of
-        the host: the word that all is there, though not yet on the device, for whoever goes on after this process.
-
-        Its connections to the outside are reset before, so that who has one sees an ordinary loss: gVisor wakes who
-        waits for one that it restores for ever after, and cannot write down at all one that is being opened.
-
-        Raises:
-            RuntimeFailed, TimeoutError: it cannot be written; the machine goes on once it is let out by `readmit`,
-                unless it died of it.
-        """
-        await self._parts.network.cut_off(machine.id, machine.index)
-        try:
-            await self._runtime(machine).checkpoint(machine.id, directory, mark, boot_id())
-        finally:
-            processes.reap_orphans()
-
     async def readmit(self, machine: Machine) -> None:
         """Let a machine open connections again after a `write_memory` that failed, of this process or one before.
 
@@ -131,8 +114,11 @@ class Machines:
         await self._parts.network.readmit(machine.index)
 
     async def halt(self, machine: Machine) -> None:
-        """Have nothing run in a runsc machine, of which `copy_memory` may then be asked. Its connections to the outside
-        are reset before, as by `write_memory`, and nobody reaches it until `readmit`.
+        """Have nothing run in a runsc machine, of which `write_memory` may then be asked. May be repeated.
+
+        Its connections to the outside are reset before, so that who has one sees an ordinary loss: gVisor wakes who
+        waits for one that it restores for ever after, and cannot write down at all one that is being opened. Nobody
+        reaches it anew until `readmit`.
 
         Raises:
             RuntimeFailed: nothing of it was halted.
@@ -143,14 +129,17 @@ class Machines:
         finally:
             processes.reap_orphans()
 
-    async def copy_memory(self, machine: Machine, directory: Path) -> None:
-        """Write the memory of a halted runsc machine into `directory`; it stays halted.
+    async def write_memory(self, machine: Machine, directory: Path, mark: Path) -> None:
+        """Write the memory of a halted runsc machine into `directory`; it stays halted. The file `mark` then names this
+        boot of the host: the word that all is there, though not yet on the device, for whoever goes on after this
+        process.
 
         Raises:
-            RuntimeFailed, TimeoutError
+            RuntimeFailed, TimeoutError: it cannot be written. gVisor refuses while a program holds a file open that was
+                deleted or replaced on the disk.
         """
         try:
-            await self._runtime(machine).copy_memory(machine.id, directory)
+            await self._runtime(machine).write_memory(machine.id, directory, mark, boot_id())
         finally:
             processes.reap_orphans()
 

@@ -50,7 +50,7 @@ class Pauses:
         self._now = now
         self._under_way: dict[Key, Task[Snapshot]] = {}
 
-    async def pause(self, key: Key, *, if_idle: bool = False) -> Snapshot:
+    async def pause(self, key: Key, *, if_idle: bool = False, or_files: bool = False) -> Snapshot:
         """Keep a claimed machine and release it. Again for what was paused: the same snapshot.
 
         Raises:
@@ -58,13 +58,13 @@ class Pauses:
             Busy, NoSpace: the machine goes on.
             Broken: it did not come about; the machine goes on if it lives, else it is to be asked again.
         """
-        return await shield(self.begin(key, if_idle=if_idle))
+        return await shield(self.begin(key, if_idle=if_idle, or_files=or_files))
 
-    def begin(self, key: Key, *, if_idle: bool = False) -> "Task[Snapshot]":
+    def begin(self, key: Key, *, if_idle: bool = False, or_files: bool = False) -> "Task[Snapshot]":
         """Start what `pause` waits for, unless it is under way."""
         task = self._under_way.get(key)
         if task is None:
-            task = self._under_way[key] = self._crew.start(self._pause(key, if_idle))
+            task = self._under_way[key] = self._crew.start(self._pause(key, if_idle, or_files))
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
         return task
 
@@ -79,7 +79,7 @@ class Pauses:
         if self._under_way:
             await wait(set(self._under_way.values()), timeout=within_s)
 
-    async def _pause(self, key: Key, if_idle: bool) -> Snapshot:
+    async def _pause(self, key: Key, if_idle: bool, or_files: bool) -> Snapshot:
         held = self._ledger.get(key)
         if held is None:
             return self._kept_before(key)
@@ -87,7 +87,7 @@ class Pauses:
             if held.releasing:
                 raise refusals.NoSuchClaim("The machine is being released")
             began = time.perf_counter()
-            snapshot = await self._keep(held, if_idle)
+            snapshot = await self._keep(held, if_idle, or_files)
             self._meters.paused(snapshot.keeps, time.perf_counter() - began)
         await self._release(key)
         return snapshot
@@ -101,7 +101,7 @@ class Pauses:
             raise refusals.NoSuchClaim("No such claim")
         return snapshot
 
-    async def _keep(self, held: Held, if_idle: bool) -> Snapshot:
+    async def _keep(self, held: Held, if_idle: bool, or_files: bool) -> Snapshot:
         match held.binding.state:
             case ClaimState.DEAD:
                 raise refusals.ClaimIsDead("The machine is dead")
@@ -111,7 +111,7 @@ class Pauses:
                 await self._still(held, if_idle)
                 self._ledger.change(held, state=ClaimState.PAUSING)
         try:
-            return await self._keeper.keep(subject_of(held))
+            return await self._keeper.keep(subject_of(held), or_files=or_files)
         except MachineFailed as error:
             _log.warning("sandbox %s is not paused: %s", held.key.sandbox, error)
             await self._go_on(held)

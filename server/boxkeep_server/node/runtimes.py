@@ -92,24 +92,17 @@ class Runtime:
             else:
                 trace.unlink(missing_ok=True)
 
-    async def checkpoint(self, machine: str, image: Path, mark: Path, word: str) -> None:
-        """Write a machine's memory into the directory `image`, which ends the machine.
-
-        Once all is written the file `mark` says `word`, also when this process was killed meanwhile.
-
-        Raises:
-            RuntimeFailed: it cannot, and the machine goes on.
-        """
-        arguments = ("checkpoint", f"--image-path={image}", *self._image_flags(), machine)
-        await self._call((*_AND_MARK, str(mark), word), *arguments, within_s=_MEMORY_TIMEOUT_S)
-
     async def halt(self, machine: str) -> None:
-        """Have nothing run in a machine, whose own kernel goes on to answer the runtime: under runsc.
+        """Have nothing run in a machine, whose own kernel goes on to answer the runtime: under runsc. May be repeated.
 
         Raises:
             RuntimeFailed
         """
-        await self._call((), "pause", machine)
+        try:
+            await self._call((), "pause", machine)
+        except RuntimeFailed:
+            if not await self.halted(machine):
+                raise
 
     async def halted(self, machine: str) -> bool:
         """Whether a machine was halted."""
@@ -124,14 +117,16 @@ class Runtime:
         """
         await self._call((), "resume", machine)
 
-    async def copy_memory(self, machine: str, image: Path) -> None:
-        """Write a machine's memory into the directory `image`, and leave the machine as it is.
+    async def write_memory(self, machine: str, image: Path, mark: Path, word: str) -> None:
+        """Write the memory of a halted machine into the directory `image`, and leave the machine as it is.
+
+        Once all is written the file `mark` says `word`, also when this process was killed meanwhile.
 
         Raises:
             RuntimeFailed: it cannot.
         """
         arguments = ("checkpoint", "--leave-running", f"--image-path={image}", *self._image_flags(), machine)
-        await self._call((), *arguments, within_s=_MEMORY_TIMEOUT_S)
+        await self._call((*_AND_MARK, str(mark), word), *arguments, within_s=_MEMORY_TIMEOUT_S)
 
     async def restore(self, machine: str, bundle: Path, pid_file: Path, image: Path, output: int) -> None:
         """A machine that goes on from the memory in `image`."""

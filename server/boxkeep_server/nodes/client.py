@@ -104,9 +104,10 @@ class NodeClient:
         """Have everything of a claim gone."""
         return await self._call("DELETE", _path(sandbox, epoch), Release, None, RELEASE_S)
 
-    async def pause(self, sandbox: str, epoch: int, *, if_idle: bool) -> Snapshot:
+    async def pause(self, sandbox: str, epoch: int, *, if_idle: bool, or_files: bool) -> Snapshot:
         """Keep a machine and release it."""
-        return await self._call("POST", f"{_path(sandbox, epoch)}/pause", Snapshot, PauseWish(if_idle=if_idle), PAUSE_S)
+        wish = PauseWish(if_idle=if_idle, or_files=or_files)
+        return await self._call("POST", f"{_path(sandbox, epoch)}/pause", Snapshot, wish, PAUSE_S)
 
     async def snapshots(self) -> tuple[Snapshot, ...]:
         """Every snapshot."""

@@ -29,6 +29,9 @@ class Metrics:
         self._leaks = Gauge(
             "boxkeep_leaks", "Things on the nodes that belong to nobody.", ("kind",), registry=self.registry
         )
+        self.previews = Gauge(
+            "boxkeep_preview_sandboxes", "Sandboxes at whose previews somebody is now.", registry=self.registry
+        )
         self.terminals = Gauge("boxkeep_terminal_clients", "Terminal connections now open.", registry=self.registry)
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -14,6 +14,8 @@ import orjson
 from boxkeep_server.model.errors import Unauthenticated
 
 LIFE_MS = 5 * 60_000
+SESSION_MS = 12 * 60 * 60_000
+"""How long a browser may look at a preview without asking for a new token."""
 SECRET_BYTES = 32
 LONGEST = 8192
 NAME_NONCE = 16
@@ -30,6 +32,11 @@ class Purpose(StrEnum):
     CDP = "cdp"
     PREVIEW = "preview"
     PREVIEW_SESSION = "preview_session"
+
+    @property
+    def life_ms(self) -> int:
+        """How long a token is good."""
+        return SESSION_MS if self is Purpose.PREVIEW_SESSION else LIFE_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +71,9 @@ class Tokens:
         self._secret = secret
         self._now_ms = now_ms
 
-    def sign(
-        self, organisation: str, sandbox: str, purpose: Purpose, key_id: str, bound: str, life_ms: int = LIFE_MS
-    ) -> tuple[str, int]:
-        """A token and when it expires, epoch ms: five minutes from now unless `life_ms` says otherwise."""
-        expires_at = self._now_ms() + life_ms
+    def sign(self, organisation: str, sandbox: str, purpose: Purpose, key_id: str, bound: str) -> tuple[str, int]:
+        """A token and when it expires, epoch ms: as long from now as its purpose allows."""
+        expires_at = self._now_ms() + purpose.life_ms
         payload = _encode(orjson.dumps([organisation, sandbox, purpose, key_id, bound, expires_at]))
         return f"{payload}.{_encode(self._mac(payload))}", expires_at
 
@@ -100,7 +105,9 @@ class Tokens:
             raise Unauthenticated
         organisation, sandbox, given, key_id, bound, expires_at = orjson.loads(_decode(payload))
         left_ms = expires_at - self._now_ms()
-        if given != purpose or not 0 < left_ms <= LIFE_MS:  # one from before the clock was set back would live on
+        if (
+            given != purpose or not 0 < left_ms <= purpose.life_ms
+        ):  # one from before the clock was set back would live on
             raise Unauthenticated
         return Grant(organisation, sandbox, Purpose(given), key_id, bound, expires_at)
 

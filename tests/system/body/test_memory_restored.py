@@ -18,7 +18,9 @@ async def processes(address: str) -> set[tuple[str, str]]:
 async def kept(room: Room, machine: Machine, directory: Path) -> Origin:
     """Memory and disk of a machine, which ends."""
     (directory / "memory").mkdir(parents=True)
+    await room.machines.halt(machine)
     await room.machines.write_memory(machine, directory / "memory", directory / "mark")
+    await room.machines.stop(machine.id)
     assert (directory / "mark").read_text() == boot_id()
     await room.machines.stop(machine.id)
     room.disks.keep(machine.id, directory, "disk")

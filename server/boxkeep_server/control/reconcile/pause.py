@@ -54,7 +54,11 @@ class Pause:
         assert sandbox.node is not None, "what was ready has a node"
         try:
             snapshot = await self._engine.pause(
-                sandbox.node, sandbox.id, sandbox.epoch, if_idle=sandbox.reason == Reason.IDLE
+                sandbox.node,
+                sandbox.id,
+                sandbox.epoch,
+                if_idle=sandbox.reason == Reason.IDLE,
+                or_files=sandbox.reason != Reason.USER_REQUEST,  # who asks may be told no; what is over can only end
             )
         except NodeAway as away:
             _log.warning("sandbox %s is not paused yet: %s", sandbox.id, away)
