@@ -35,6 +35,7 @@ def _have_the_same(source: Path, place: Path) -> None:
         fresh.unlink(missing_ok=True)
         fresh.hardlink_to(file)
         fresh.replace(place / file.name)
+        fresh.unlink(missing_ok=True)  # to rename one link of a file to another does nothing
 
 
 def base_tree() -> Path:

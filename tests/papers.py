@@ -102,6 +102,18 @@ def with_links(url: str) -> bytes:
     return open_document("text", f"<office:text><text:p>{MARK} {picture}</text:p>{section}</office:text>")
 
 
+def with_a_comment() -> bytes:
+    """A text with a comment at its margin, and a page break."""
+    comment = "<office:annotation><text:p>a word at the margin</text:p></office:annotation>"
+    styles = (
+        '<office:automatic-styles><style:style style:name="P" style:family="paragraph"><style:paragraph-properties '
+        'xmlns:fo="urn:oasis:names:tc:opendocument:xmlns:xsl-fo-compatible:1.0" fo:break-before="page"/>'
+        "</style:style></office:automatic-styles>"
+    )
+    body = f'<office:text><text:p>{MARK}{comment}</text:p><text:p text:style-name="P">two</text:p></office:text>'
+    return open_document("text", body, head=styles)
+
+
 def protected() -> bytes:
     """A text that says of itself that it is encrypted."""
     manifest = (

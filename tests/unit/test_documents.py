@@ -1,5 +1,7 @@
 """Which documents become which, and how."""
 
+from itertools import pairwise
+
 import pytest
 
 from boxkeep_server.model.documents import PAGED, beside, format_of, sources, steps_to, targets_of
@@ -29,8 +31,10 @@ def test_every_pair_that_is_offered_has_steps_and_no_other_has() -> None:
         for target in everything:
             if target in targets_of(source):
                 steps = steps_to(f"/a.{source}", target, 3)
-                assert steps.reads or steps.tool
-                assert (steps.reads is None) == (steps.writes is None)
+                assert steps.office or steps.tool
+                assert steps.tool or steps.office[-1].suffix == target
+                for before, after in pairwise(steps.office):
+                    assert after.reads == steps_to(f"/a.{before.suffix}", target, 3).office[0].reads
             else:
                 with pytest.raises(Invalid, match=f"Invalid format: {source} can be converted to"):
                     steps_to(f"/a.{source}", target, 1)
