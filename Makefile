@@ -1,4 +1,5 @@
-# `make up` installs and starts Boxkeep; `make test` passes every test. INSTANCE, PORT and SUBNET name another installation.
+# `make up` installs and starts Boxkeep; `make test` passes every test. INSTANCE, PORT and SUBNET name another installation,
+# CAPABILITIES what it is to have besides: documents, browser, opencode.
 .PHONY: up restart down purge status test check generate format bench soak
 
 up restart down purge status:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One installation on this machine: instance.sh up|restart|down|purge|status
-# From the environment: INSTANCE (main), PORT (7070), SUBNET (10.213.0.0/16).
+# From the environment: INSTANCE (main), PORT (7070), SUBNET (10.213.0.0/16), CAPABILITIES (none, or some of
+# documents, browser, opencode).
 set -euo pipefail
 
 clone=$(cd "$(dirname "$0")/.." && pwd)
@@ -71,6 +72,13 @@ $(tail -n 15 "$log/serve.log")"
   die "not ready within a minute: $(curl -s "$url/readyz"); logs are in $log"
 }
 
+capabilities() { # the line of the settings that CAPABILITIES stand for
+  local list
+  list=$(printf '"%s", ' ${CAPABILITIES:-})
+  [ -n "${CAPABILITIES:-}" ] || list=
+  printf 'capabilities = [%s]' "${list%, }"
+}
+
 write_config() {
   [ -e "$config" ] && return
   mkdir -p /etc/boxkeep
@@ -85,6 +93,7 @@ preview_port = $((port + 2))
 
 [node]
 subnet = "$subnet"
+$(capabilities)
 warm = { "bun/runsc" = 1, "bun/runc" = 1, "python/runsc" = 1, "python/runc" = 1, "base/runsc" = 1, "base/runc" = 1 }
 TOML
   mv "$config.new" "$config"
@@ -96,6 +105,9 @@ read_config() { # The settings are the operator's once they are written: what th
   written=$(sed -n 's/^port *= *\([0-9]*\).*/\1/p' "$config" | head -n 1)
   if [ -n "${PORT:-}" ] && [ "$PORT" != "${written:-7070}" ]; then
     die "this installation has port ${written:-7070}; change it in $config and run \`make restart\`"
+  fi
+  if [ -n "${CAPABILITIES:-}" ] && ! grep -qxF "$(capabilities)" "$config"; then
+    die "what this installation is capable of is in $config; change node.capabilities there and run \`make up\`"
   fi
   url=http://127.0.0.1:${written:-7070}
   preview_port=$(sed -n 's/^preview_port *= *\([0-9]*\).*/\1/p' "$config" | head -n 1)

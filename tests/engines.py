@@ -58,6 +58,7 @@ class MemoryEngine:
         self.pause_fails: NotPaused | None = None
         self.wishes: list[ClaimWish] = []
         self.bases: set[tuple[BaseKind, str]] = set(BASES)
+        self.images = list(IMAGES)
 
     @property
     def used(self) -> int:
@@ -70,7 +71,7 @@ class MemoryEngine:
             raise AlreadyReleased("released")
         if any(sandbox == wish.sandbox and epoch > wish.epoch for sandbox, epoch in self.machines):
             raise AlreadyReleased("a later epoch is bound")
-        if wish.image not in IMAGES:
+        if wish.image not in self.images:
             raise Unsupported("no such image")
         if wish.resume is not None and (wish.sandbox, wish.resume) not in self.kept:
             raise SnapshotUnfit("there is no such snapshot", self.node_id)
@@ -220,7 +221,7 @@ class MemoryEngine:
                     "runsc": IsolationFacts(version="1", pause_keeps="memory"),
                 },
                 default_isolation="runc",
-                images=dict.fromkeys(IMAGES, IMAGE.digest),
+                images=dict.fromkeys(self.images, IMAGE.digest),
                 slots=self.slots,
                 slots_used=self.used,
                 warm={},

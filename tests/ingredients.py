@@ -19,10 +19,23 @@ CACHE = Path(os.environ.get("TEST_CACHE", "/var/cache/boxkeep"))
 
 
 def images(*software: str) -> Path:
-    """The directory of the images, built with this capability software at least."""
-    place = CACHE / "images"
+    """The directory of all images that there are with this capability software; each such set has its own, and what is
+    the same in two lies there once."""
+    place = CACHE / "-".join(("images", *software))
+    if software:
+        _have_the_same(images(), place)
     Builder(place, read_recipes(software), read_host_mirrors()).build_all()
     return place
+
+
+def _have_the_same(source: Path, place: Path) -> None:
+    place.mkdir(exist_ok=True)
+    for file in source.glob("[!.]*"):
+        fresh = place / f".{file.name}.linked"
+        fresh.unlink(missing_ok=True)
+        fresh.hardlink_to(file)
+        fresh.replace(place / file.name)
+        fresh.unlink(missing_ok=True)  # to rename one link of a file to another does nothing
 
 
 def base_tree() -> Path:

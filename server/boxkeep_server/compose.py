@@ -15,19 +15,17 @@ import uvicorn
 import uvloop
 
 from boxkeep_server.blobs.chosen import blobs_of, snapshots_copied
+from boxkeep_server.compose_browsers import browsing_over
 from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.audit import Audit
-from boxkeep_server.control.browsers import Browsers
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.clocks import boot_id, host_clock, monotonic_ms, now_ms
 from boxkeep_server.control.commands import Commands
-from boxkeep_server.control.companions import Companions
 from boxkeep_server.control.copies import Copies
 from boxkeep_server.control.documents import Documents
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.fleet import Fleet
-from boxkeep_server.control.handoffs import DRIVE, Handoffs
 from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Keys
 from boxkeep_server.control.liveness import Liveness
@@ -38,13 +36,11 @@ from boxkeep_server.control.processes import Processes
 from boxkeep_server.control.rates import Rates
 from boxkeep_server.control.reach import LastLook, Reacher
 from boxkeep_server.control.reconcile import runner
-from boxkeep_server.control.reconcile.attend import Attend
 from boxkeep_server.control.reconcile.collect import Collect
 from boxkeep_server.control.reconcile.count import Count
 from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.reconcile.deliver import Deliver
 from boxkeep_server.control.reconcile.discard import Discard
-from boxkeep_server.control.reconcile.drive import Drive
 from boxkeep_server.control.reconcile.expire import Expire
 from boxkeep_server.control.reconcile.extend import Extend
 from boxkeep_server.control.reconcile.follow import Follow, remembered
@@ -64,7 +60,6 @@ from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.steps import (
     ANY,
-    ATTEND,
     DISCARD,
     EXTEND,
     OBSERVE,
@@ -205,11 +200,8 @@ def control_over(
     settler = Settler(visits=visits, rows=rows, recorder=recorder, oom_kills=reacher.oom_kills, now_ms=now_ms)
     attendance = Attendance(monotonic_ms)
     own_liveness = Liveness(sandboxes.states, partial(_any_change, changes))  # who waits there keeps nobody awake
-    companions = Companions(database, steps, Visits(reacher, guests, own_liveness, monotonic_ms, _never))
-    handoffs = Handoffs(database, steps, sandboxes)
-    browsers = Browsers(sandboxes, companions, handoffs, visits)
-    attend = Attend(database, companions, browsers.wanted)
-    drive = Drive(database, companions, handoffs)
+    own_visits = Visits(reacher, guests, own_liveness, monotonic_ms, _never)
+    browsing = browsing_over(database, steps, sandboxes, visits, own_visits)
     warn = Warn(database, steps)
     expire = Expire(database, steps, pausing, warn, at_hours_limit=settings.control.at_hours_limit)
     idle = Idle(
@@ -237,9 +229,7 @@ def control_over(
         Round("tidy", upload.tidy, 30.0, (DISCARD,)),
         Round("observe", observe.run_once, 2.0, (OBSERVE,)),
         Round("extend", Extend(database, steps, engine).run_once, 2.0, (EXTEND,)),
-        Round("attend", attend.run_once, 0.5, (ATTEND,)),
-        Round("drive", drive.run_once, 0.5, (DRIVE,)),
-        Round("lapse", handoffs.expire_once, 0.5),
+        *browsing.rounds,
         Round("deliver", deliver.run_once, 0.25, (DELIVER,)),
         Round("retire", retire.run_once, 60.0),
         Round("strays", strays.run_once, 5.0),
@@ -269,8 +259,8 @@ def control_over(
         accounts=Accounts(database, now_ms),
         previews=Previews(database, steps, sandboxes, visits),
         attendance=attendance,
-        browsers=browsers,
-        handoffs=handoffs,
+        browsers=browsing.browsers,
+        handoffs=browsing.handoffs,
         novnc=settings.images / "novnc",
         public_url=settings.public_url,
         preview_urls=PreviewUrls.below(settings.preview_url),
@@ -290,8 +280,7 @@ def control_over(
             release.last_looks.crowd,
             release.crowd,
             deliver.crowd,
-            attend.crowd,
-            drive.crowd,
+            *browsing.crowds,
         ),
         copies=copies,
         engine=engine,

@@ -287,9 +287,9 @@ def test_a_link_opens_what_it_was_made_for_and_dies_with_its_key(api: Api, servi
         ("/v1/sandboxes/terminal", f"id={box.id}&terminalId={'a' * 32}&token={token}"),
     ):
         assert refused_code(f"{base}{path}?{query}") == 401
-    with opened(f"{base}/v1/sandboxes/preview/display?id={box.id}&token={token}") as socket:
-        with pytest.raises(ConnectionClosed):
-            socket.recv(10)
+    display = f"{base}/v1/sandboxes/preview/display?id={box.id}&token={token}"
+    with opened(display) as socket, pytest.raises(ConnectionClosed):
+        socket.recv(10)
 
     other = service.api("strangers")
     for method, path in (("GET", "/preview"), ("GET", "/preview/viewer"), ("GET", "/handoff")):

@@ -13,8 +13,8 @@ import pytest
 from boxkeep_server.model.images import Layers
 from boxkeep_server.node.host_mirrors import read_host_mirrors
 from boxkeep_server.node.image_build import Builder, BuildFailed
-from boxkeep_server.node.images import archive_of, current, layers_of, text_of
-from boxkeep_server.node.layers import REMOVED, TREE, lay, unpack
+from boxkeep_server.node.images import archive_of, current, digest_of, layers_of, text_of
+from boxkeep_server.node.layers import REMOVED, TREE, lay, make_layer, pack, unpack
 from boxkeep_server.node.mountspace import mounts
 from boxkeep_server.node.recipes import Recipe, read_recipes
 from tests.clients import eventually
@@ -148,7 +148,7 @@ def test_a_build_that_is_killed_leaves_no_mount_and_the_next_clears_up(tmp_path:
 
 
 def test_layers_of_files_alone_are_the_same_over_any_parent(tmp_path: Path) -> None:
-    place = images("opencode")
+    place = images("documents", "opencode")
     over = {name: layers_of(place, digest) for name, digest in current(place).items() if name.endswith("-opencode")}
     assert len(over) >= 3
     assert len({image.digests[-1] for image in over.values()}) == 1
@@ -156,3 +156,18 @@ def test_layers_of_files_alone_are_the_same_over_any_parent(tmp_path: Path) -> N
         assert image.parent == Layers(layers_of(place, current(place)[name.removesuffix("-opencode")]).digests)
     bun = {layers_of(place, digest).digests[-1] for name, digest in current(place).items() if name.startswith("bun")}
     assert len(bun - {image.digests[-1] for image in over.values()}) == 1
+
+
+def test_the_same_files_make_the_same_archive_whenever_they_are_packed(tmp_path: Path) -> None:
+    digests = set()
+    for number in range(2):
+        layer = tmp_path / str(number)
+        tree = make_layer(layer)
+        (tree / "usr/bin").mkdir(parents=True)
+        for name in ("one", "two")[:: 1 if number else -1]:
+            (tree / "usr/bin" / name).write_text(name)
+            os.utime(tree / "usr/bin" / name, (1000 + number, 2000 + number))
+        (tree / "usr/bin/link").symlink_to("one")
+        pack(layer, tmp_path / f"{number}.packed", alike=True)
+        digests.add(digest_of(tmp_path / f"{number}.packed"))
+    assert len(digests) == 1

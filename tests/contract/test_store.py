@@ -56,6 +56,7 @@ def queued(organisation: str, **fields: Any) -> Sandbox:
         "revision": 1,
         "epoch": 0,
         "runtime": "base",
+        "image": "base-documents",
         "ephemeral": True,
         "max_duration_ms": 1000,
         "capabilities": {"documents": {"libreofficeHeadless": False}},

@@ -2,8 +2,7 @@
 
 Run with Debian's Python as `python3 -I - <request> <edition>`; what came of it is a line of JSON on standard output.
 The first run leaves a server behind, which answers one after the other on a socket and keeps LibreOffice; it ends when
-nobody has asked for a while. When a client goes away, as at the end of its time, the LibreOffice is ended that works
-for it, and the next begins with another.
+nobody has asked for a while. When a client goes away, as at the end of its time, LibreOffice is ended and begun anew.
 """
 
 import contextlib
@@ -29,6 +28,7 @@ SPOOL = Path("/var/tmp")  # noqa: S108 - every name in it is drawn at random
 PREFIX = "boxkeep-documents-"
 ADDRESS = f"\0{PREFIX}{sys.argv[2] if len(sys.argv) > 2 else ''}"  # another for another edition of this program
 IDLE_SECONDS = 300.0
+CLIENT_SECONDS = 10.0
 DOCUMENTS_EACH = 100
 START_SECONDS = 60.0
 OFFICE = "/usr/lib/libreoffice/program/oosplash"
@@ -42,6 +42,7 @@ AS_THE_USER: Any = {
     "stdout": subprocess.DEVNULL,
     "stderr": subprocess.PIPE,
 }
+FULL = (errno.ENOSPC, errno.EDQUOT)
 MOST_BYTES = 1 << 30
 BLOCK = 1 << 20
 
@@ -56,23 +57,18 @@ BEGINNINGS = {
     "gif": b"GIF8",
     "webp": b"RIFF",
 }
-WIDE = (b"\xff\xfe", b"\xfe\xff")
 
 # What LibreOffice must not do for whoever wrote a document: run macros, fetch what is linked, renew what is not there.
-PROFILE: dict[str, dict[str, str | int]] = {
-    "Office.Common/Security/Scripting": {
-        "MacroSecurityLevel": 3,
-        "DisableMacrosExecution": "true",
-        "BlockUntrustedRefererLinks": "true",
-    },
-    "Office.Writer/Content/Update": {"Link": 0},
-    "Office.Calc/Content/Update": {"Link": 2},
-    "Inet/Settings": {
-        "ooInetProxyType": 2,
-        **{f"ooInet{kind}ProxyName": "127.0.0.1" for kind in ("HTTP", "HTTPS", "FTP")},
-        **{f"ooInet{kind}ProxyPort": 9 for kind in ("HTTP", "HTTPS", "FTP")},
-        "ooInetNoProxy": "",
-    },
+PROFILE: dict[str, str | int] = {
+    "Office.Common/Security/Scripting/MacroSecurityLevel": 3,
+    "Office.Common/Security/Scripting/DisableMacrosExecution": "true",
+    "Office.Common/Security/Scripting/BlockUntrustedRefererLinks": "true",
+    "Office.Writer/Content/Update/Link": 0,
+    "Office.Calc/Content/Update/Link": 2,
+    "Inet/Settings/ooInetProxyType": 2,
+    **{f"Inet/Settings/ooInet{kind}ProxyName": "127.0.0.1" for kind in ("HTTP", "HTTPS", "FTP")},
+    **{f"Inet/Settings/ooInet{kind}ProxyPort": 9 for kind in ("HTTP", "HTTPS", "FTP")},
+    "Inet/Settings/ooInetNoProxy": "",
 }
 
 
@@ -85,13 +81,13 @@ def main(request: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     clear_up()
     work = own_directory()
+    os.chown(work, USER, USER)
     try:
-        os.chown(work, USER, USER)
         answer = convert(request, work)
     except Refused as refused:
         answer = {"refused": str(refused)}
     except OSError as error:
-        answer = {"refused": "no_space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "failed"}
+        answer = {"refused": "no_space" if error.errno in FULL else "failed"}
     finally:
         shutil.rmtree(work, ignore_errors=True)
     sys.stdout.write(json.dumps(answer) + "\n")
@@ -115,10 +111,9 @@ def convert(request: dict[str, Any], work: Path) -> dict[str, object]:
     made, stem = work / f"document.{request['source']}", work / "result"
     bring_in(Path(request["path"]), made)
     check(made, request["source"])
-    if request["writes"] is not None:
-        document, made = made, stem.with_suffix(".pdf" if request["tool"] else f".{request['target']}")
-        filters = {"reads": request["reads"], "writes": request["writes"]}
-        ask_office({"source": str(document), "target": str(made), **filters})
+    for number, step in enumerate(request["office"]):
+        before, made = made, work / f"step-{number}.{step['suffix']}"
+        ask_office({"source": str(before), "target": str(made), **step})
     if request["tool"] is not None:
         words = [word.replace("{in}", str(made)).replace("{out}", str(stem)) for word in request["tool"]]
         made = stem.with_suffix(f".{request['target']}")
@@ -132,14 +127,13 @@ def bring_in(path: Path, place: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise Refused("not_found") from error
-    with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise Refused("no_file")
-        if found.st_size > MOST_BYTES:
-            raise Refused("too_large")
-        with place.open("xb") as copy:
-            shutil.copyfileobj(file, copy, BLOCK)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused("no_file")
+    if found.st_size > MOST_BYTES:
+        raise Refused("too_large")
+    with os.fdopen(descriptor, "rb") as file, place.open("xb") as copy:
+        shutil.copyfileobj(file, copy, BLOCK)
     os.chown(place, USER, USER)
 
 
@@ -149,7 +143,7 @@ def check(document: Path, name: str) -> None:
         head = file.read(1 << 16)
     beginning = BEGINNINGS.get(name)
     if beginning is None:
-        if b"\0" in head and not head.startswith(WIDE):
+        if b"\0" in head and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
             raise Refused("not_that_format")
     elif beginning == ZIP and head.startswith(OLE):
         raise Refused("protected")  # as Word and its kin write what has a password
@@ -174,11 +168,9 @@ def look_into(document: Path) -> None:
 def run_tool(words: list[str], made: Path) -> None:
     """Run a program of poppler as the user."""
     done = subprocess.run(words, cwd=made.parent, check=False, **AS_THE_USER)
-    for words_said, word in ((b"Incorrect password", "protected"), (b"page range", "no_such_page")):
-        if words_said in done.stderr:
-            raise Refused(word)
     if done.returncode != 0 or not made.exists():
-        raise Refused("damaged")
+        told = {b"Incorrect password": "protected", b"page range": "no_such_page"}
+        raise Refused(next((word for said, word in told.items() if said in done.stderr), "damaged"))
 
 
 def bring_out(made: Path, place: Path) -> dict[str, object]:
@@ -195,9 +187,9 @@ def bring_out(made: Path, place: Path) -> dict[str, object]:
                     copy.write(block)
             fresh.replace(place)
         except OSError as error:
-            if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ENAMETOOLONG, errno.EPERM):
-                raise Refused("bad_output") from error
-            raise
+            if error.errno in FULL:
+                raise
+            raise Refused("bad_output") from error
         finally:
             with contextlib.suppress(OSError):
                 fresh.unlink()
@@ -243,29 +235,28 @@ def begin_server() -> None:
 def become_the_user() -> None:
     """Be a process apart, with nothing of who has started it."""
     os.setsid()
-    nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
-        os.dup2(nothing, number)
+        os.dup2(os.open(os.devnull, os.O_RDWR), number)
     os.setgroups([])
     os.setgid(USER)
     os.setuid(USER)
-    os.chdir("/")
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def serve(listener: socket.socket) -> None:
     """Answer one after the other until nobody asks any more."""
     listener.settimeout(IDLE_SECONDS)
     office = Office()
-    with contextlib.suppress(TimeoutError), listener:
+    try:
         while True:
             connection, _ = listener.accept()
             with connection, contextlib.suppress(OSError, ValueError, KeyError):
-                connection.settimeout(10.0)
+                connection.settimeout(CLIENT_SECONDS)
                 with connection.makefile("rb") as questions:
                     asked = json.loads(questions.readline(1 << 16))
                 connection.sendall(json.dumps(attended(office, connection, asked)).encode() + b"\n")
-    office.end()
+    finally:
+        listener.close()
+        office.end()
 
 
 def attended(office: "Office", connection: socket.socket, asked: dict[str, Any]) -> dict[str, str]:
@@ -275,7 +266,7 @@ def attended(office: "Office", connection: socket.socket, asked: dict[str, Any])
     def watch() -> None:
         while not done.wait(0.1):
             try:
-                if not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                if not connection.recv(1, socket.MSG_PEEK):
                     office.kill()
                     return
             except BlockingIOError:
@@ -283,6 +274,7 @@ def attended(office: "Office", connection: socket.socket, asked: dict[str, Any])
             except OSError:
                 return
 
+    connection.setblocking(False)
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
@@ -290,6 +282,7 @@ def attended(office: "Office", connection: socket.socket, asked: dict[str, Any])
     finally:
         done.set()
         watcher.join()
+        connection.settimeout(CLIENT_SECONDS)
 
 
 class Office:
@@ -298,6 +291,7 @@ class Office:
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
         self.directory: Path | None = None
+        self.context: Any = None
         self.desktop: Any = None
         self.count = 0
 
@@ -311,14 +305,28 @@ class Office:
         word: str = "damaged"
         document: Any = None
         with contextlib.suppress(Exception):  # UNO raises what it likes, of types that are made as it goes
-            document = self.desktop.loadComponentFromURL(*loading(asked))
+            document = self.loaded(asked)
             if document is not None:
                 word = "not_written"
-                document.storeToURL(*storing(asked))
+                how = properties(asked["writes"], Overwrite=True)
+                document.storeToURL(f"file://{asked['target']}", how)
                 word = ""
         with contextlib.suppress(Exception):
             document.close(True)
         return {"refused": word if self.answers() else "crashed"} if word else {}
+
+    def loaded(self, asked: dict[str, Any]) -> Any:
+        """A document, of which no macro may run and no link be followed."""
+        how = {"Hidden": True, "ReadOnly": True, "MacroExecutionMode": 0, "UpdateDocMode": 0}
+        url = f"file://{asked['source']}"
+        if asked["service"] is None:
+            return self.desktop.loadComponentFromURL(url, "_blank", 0, properties(asked["reads"], **how))
+        document = self.context.ServiceManager.createInstanceWithContext(asked["service"], self.context)
+        document.load(properties(asked["reads"], URL=url, **how))
+        for field in list(document.getTextFields()) if asked["bare"] else ():
+            if field.supportsService("com.sun.star.text.textfield.Annotation"):
+                field.dispose()
+        return document
 
     def answers(self) -> bool:
         """Whether it is there."""
@@ -341,11 +349,12 @@ class Office:
         )
         here = uno.getComponentContext()
         resolver = here.ServiceManager.createInstanceWithContext("com.sun.star.bridge.UnoUrlResolver", here)
-        deadline = time.monotonic() + START_SECONDS
-        while self.process.poll() is None and time.monotonic() < deadline:
+        began = time.monotonic()
+        while self.process.poll() is None and time.monotonic() - began < START_SECONDS:
             with contextlib.suppress(Exception):
-                there = resolver.resolve(f"uno:{pipe}")
-                self.desktop = there.ServiceManager.createInstanceWithContext("com.sun.star.frame.Desktop", there)
+                self.context = resolver.resolve(f"uno:{pipe}")
+                maker = self.context.ServiceManager
+                self.desktop = maker.createInstanceWithContext("com.sun.star.frame.Desktop", self.context)
                 return True
             time.sleep(0.02)
         return False
@@ -367,17 +376,6 @@ class Office:
         self.count = 0
 
 
-def loading(asked: dict[str, Any]) -> tuple[object, ...]:
-    """The arguments that load a document; no macro of it may run, no link of it be followed."""
-    how = {"Hidden": True, "ReadOnly": True, "MacroExecutionMode": 0, "UpdateDocMode": 0}
-    return f"file://{asked['source']}", "_blank", 0, properties(asked["reads"], **how)
-
-
-def storing(asked: dict[str, Any]) -> tuple[object, ...]:
-    """The arguments that store a document."""
-    return f"file://{asked['target']}", properties(asked["writes"], Overwrite=True)
-
-
 def properties(by: tuple[str, str], **values: object) -> tuple[object, ...]:
     """A filter with its options, and more named values, in the words of UNO."""
     import uno  # noqa: PLC0415
@@ -391,12 +389,11 @@ def properties(by: tuple[str, str], **values: object) -> tuple[object, ...]:
 
 def write_profile(directory: Path) -> None:
     """Settings of a LibreOffice that trusts no document."""
-    items = "".join(
-        f'<item oor:path="/org.openoffice.{path}"><prop oor:name="{name}" oor:op="fuse"><value>{value}</value></prop>'
-        "</item>"
-        for path, values in PROFILE.items()
-        for name, value in values.items()
-    )
+    items = ""
+    for setting, value in PROFILE.items():
+        path, _, name = setting.rpartition("/")
+        items += f'<item oor:path="/org.openoffice.{path}"><prop oor:name="{name}" oor:op="fuse">'
+        items += f"<value>{value}</value></prop></item>"
     head = '<?xml version="1.0" encoding="UTF-8"?><oor:items xmlns:oor="http://openoffice.org/2001/registry">'
     directory.mkdir()
     (directory / "registrymodifications.xcu").write_text(f"{head}{items}</oor:items>")

@@ -16,6 +16,7 @@ class Kind:
     """A kind of document in LibreOffice: the filters that read and write its formats, each with options."""
 
     name: str
+    service: str
     reads: Mapping[str, tuple[str, str]]
     writes: Mapping[str, tuple[str, str]]
     by_pdf: tuple[str, ...]
@@ -52,19 +53,28 @@ _DRAWING: Final = {
 KINDS: Final = (
     Kind(
         "text",
+        "com.sun.star.text.TextDocument",
         _TEXT,
         {**_TEXT, "html": ("HTML (StarWriter)", "EmbedImages"), "pdf": ("writer_pdf_Export", "")},
         ("png", "jpg"),
     ),
     Kind(
         "sheet",
+        "com.sun.star.sheet.SpreadsheetDocument",
         _SHEET,
         {**_SHEET, "html": ("HTML (StarCalc)", "EmbedImages"), "pdf": ("calc_pdf_Export", "")},
         ("png", "jpg"),
     ),
-    Kind("slides", _SLIDES, {**_SLIDES, "pdf": ("impress_pdf_Export", "")}, ("txt", "png", "jpg")),
+    Kind(
+        "slides",
+        "com.sun.star.presentation.PresentationDocument",
+        _SLIDES,
+        {**_SLIDES, "pdf": ("impress_pdf_Export", "")},
+        ("txt", "png", "jpg"),
+    ),
     Kind(
         "drawing",
+        "com.sun.star.drawing.DrawingDocument",
         _DRAWING,
         {
             "odg": ("draw8", ""),
@@ -93,13 +103,24 @@ _OTHER_NAMES: Final = {"htm": "html", "jpeg": "jpg", "text": "txt"}
 
 
 @dataclass(frozen=True, slots=True)
+class Office:
+    """A step by LibreOffice: the filters that read and write, what the result ends with, and the service that reads the
+    document without a view; None where a view is needed. `bare`: without the comments in it."""
+
+    reads: tuple[str, str]
+    writes: tuple[str, str]
+    suffix: str
+    service: str | None = None
+    bare: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Steps:
     """How one format becomes another: by LibreOffice, then by a program of poppler, or by one of them alone."""
 
     source: str
     target: str
-    reads: tuple[str, str] | None = None
-    writes: tuple[str, str] | None = None
+    office: tuple[Office, ...] = ()
     tool: tuple[str, ...] | None = None
 
 
@@ -148,8 +169,18 @@ def steps_to(path: str, wished: str, page: int) -> Steps:
     kind = _kind_of(source)
     assert kind is not None, "it has targets"
     if target in kind.by_pdf:
-        return Steps(source, target, kind.reads[source], kind.writes["pdf"], _tool(target, page))
-    return Steps(source, target, kind.reads[source], kind.writes[target])
+        return Steps(source, target, _office(kind, source, "pdf"), _tool(target, page))
+    return Steps(source, target, _office(kind, source, target))
+
+
+def _office(kind: Kind, source: str, target: str) -> tuple[Office, ...]:
+    """Documents are read without a view: for those of comments and web pages LibreOffice's packages without a display
+    lack parts, and it crashes on that. Only pages of texts need one, and get it of a text bare of comments."""
+    reads, service = kind.reads[source], kind.service
+    if kind.name != "text" or target != "pdf":
+        return (Office(reads, kind.writes[target], target, service),)
+    bare = Office(reads, kind.writes["odt"], "odt", service, bare=True)
+    return bare, Office(kind.reads["odt"], kind.writes["pdf"], "pdf")
 
 
 def _tool(target: str, page: int) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from boxkeep_server.node.cgroups import Cgroups, layout
 from boxkeep_server.node.daemon import Ground
 from boxkeep_server.node.disks import Disks
 from boxkeep_server.node.images import Images
+from boxkeep_server.node.layers import BadLayer
 from boxkeep_server.node.leaks import Observer
 from boxkeep_server.node.mirrors import configured, resolve, to_open
 from boxkeep_server.node.netns import CommandFailed
@@ -55,7 +56,9 @@ async def lay(settings: Settings, disks: Disks) -> Ground:
     bases = Bases(images, settings.images, settings.lib / "bundles")
     await asyncio.to_thread(bases.clear)
     _, guest, _ = await asyncio.gather(
-        network.setup(), asyncio.to_thread(_guest, settings.lib / "bundles"), asyncio.to_thread(images.refresh)
+        network.setup(),
+        asyncio.to_thread(_guest, settings.lib / "bundles"),
+        asyncio.to_thread(images.refresh, lean=True),
     )
     await mirrors()
     taken = (one.index for machine in records.machines() if (one := records.read(machine)) is not None)
@@ -120,14 +123,14 @@ def _observer(settings: Settings, disks: Disks, network: Network, records: Recor
 async def _keep_images(images: Images, used: Callable[[], set[str]]) -> None:
     """Take up images that are built while the node runs, and let go of those that no machine needs any more."""
     while True:
-        await asyncio.sleep(_IMAGES_EVERY_S)
         try:
             if await asyncio.to_thread(images.refresh):
                 _log.info("images are now %s", {name: image.digest for name, image in images.all().items()})
             if gone := await asyncio.to_thread(lambda: images.remove_unused(used(), time.monotonic())):
                 _log.info("%d images of which no machine is made any more were removed", gone)
-        except (OSError, subprocess.CalledProcessError) as error:
+        except (OSError, subprocess.CalledProcessError, BadLayer) as error:
             _log.warning("images could not be kept current: %s", error)
+        await asyncio.sleep(_IMAGES_EVERY_S)
 
 
 def _uids(settings: Settings) -> list[int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from boxkeep_server.model.images import Layers, read_layers
+from boxkeep_server.model.images import Layers, read_layers, software_of
 from boxkeep_server.node import btrfs, durable
 from boxkeep_server.node.layers import lay, unpack
 
@@ -92,9 +92,14 @@ class Images:
         """Those that machines can be made of now."""
         return self._all
 
-    def refresh(self) -> bool:
-        """Unpack what has been built since; whether there is anything new."""
-        wanted = current(self._archives)
+    def refresh(self, *, lean: bool = False) -> bool:
+        """Unpack what has been built since; whether there is anything new. `lean`: of images with capability software
+        take up only those that lie here already."""
+        wanted = {
+            name: digest
+            for name, digest in current(self._archives).items()
+            if not lean or not software_of(name) or (self._pool / digest).exists()
+        }
         for name, digest in wanted.items():
             if name not in self._all or self._all[name].digest != digest:
                 self.unpack(digest)

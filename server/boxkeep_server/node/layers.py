@@ -21,6 +21,7 @@ _REMOVED_MOST: Final = 16 << 20
 _OPAQUE: Final = "trusted.overlay.opaque"
 _OVERLAYS: Final = "--xattrs-exclude=trusted.overlay.*"
 _PACK: Final = ("tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", _OVERLAYS, "--sort=name", "-c")
+_NO_TIMES: Final = "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"
 _UNPACK: Final = ("tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--zstd", "-x")
 _LAY: Final = ("cp", "--archive", "--reflink=auto", "--remove-destination", "--no-target-directory")
 
@@ -86,7 +87,7 @@ def pack(layer: Path, archive: Path, *, alike: bool = False) -> None:
     if alike:
         found = (path for path in (layer / TREE).rglob("*") if path.is_symlink() or not path.is_dir())
         plain = sorted(str(path.relative_to(layer)) for path in found)
-        words = ["--mtime=@0", "--owner=0", "--group=0", *plain]
+        words = ["--mtime=@0", "--owner=0", "--group=0", _NO_TIMES, *plain]
     compress = "--use-compress-program=zstd -3 -T0"
     subprocess.run([*_PACK, compress, "-f", archive, "-C", layer, REMOVED, *words], check=True, capture_output=True)
     with archive.open("rb") as file:
