@@ -30,7 +30,7 @@ def images(*software: str) -> Path:
 
 def _have_the_same(source: Path, place: Path) -> None:
     place.mkdir(exist_ok=True)
-    for file in source.glob("[!.]*"):
+    for file in filter(Path.is_file, source.glob("[!.]*")):
         fresh = place / f".{file.name}.linked"
         fresh.unlink(missing_ok=True)
         fresh.hardlink_to(file)

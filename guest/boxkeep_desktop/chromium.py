@@ -12,6 +12,8 @@ from boxkeep_desktop.programs import Program
 _START_S: Final = 60.0
 _EVERY_S: Final = 0.05
 _PORT_FILE: Final = "DevToolsActivePort"
+_PASSING: Final = "/dev/shm"  # noqa: S108 - within a sandbox
+"""In memory: a file that is deleted there while it is open keeps no gVisor from writing memory down."""
 _LOCKS: Final = ("SingletonLock", "SingletonCookie", "SingletonSocket")
 _SWITCHES: Final = (
     "--remote-debugging-port=0",
@@ -57,11 +59,18 @@ class Chromium:
         profile.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in (_PORT_FILE, *_LOCKS):  # of one that was killed, or that ran on another machine
             (profile / name).unlink(missing_ok=True)
-        argv = ["chromium", *_SWITCHES, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"]
+        _keep_in_memory(profile / "BrowserMetrics")
+        argv = [
+            "chromium",
+            *_SWITCHES,
+            f"--user-data-dir={profile}",
+            f"--disk-cache-dir={_PASSING}/cache",
+            f"--window-size={size[0]},{size[1]}",
+        ]
         if proxy is not None:
             argv.append(f"--proxy-server={proxy}")
         try:
-            program = await Program.start([*argv, "about:blank"], environment)
+            program = await Program.start([*argv, "about:blank"], {**environment, "TMPDIR": _PASSING})
         except OSError as error:
             raise BrowserFailed(f"There is no Chromium here: {error}") from error
         try:
@@ -78,6 +87,15 @@ class Chromium:
     async def end(self) -> None:
         """End it, in order if it does so soon."""
         await self._program.end()
+
+
+def _keep_in_memory(directory: Path) -> None:
+    """Have a directory in which Chromium deletes a file that it goes on to use where that harms nothing."""
+    place = Path(_PASSING) / directory.name
+    place.mkdir(exist_ok=True)
+    if not directory.is_symlink():
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.symlink_to(place)
 
 
 def empty(profile: Path) -> None:

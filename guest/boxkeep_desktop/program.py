@@ -11,7 +11,7 @@ from boxkeep_desktop.chromium import BrowserFailed, Chromium, empty
 from boxkeep_desktop.devtools import DevTools
 from boxkeep_desktop.display import Display, DisplayFailed, free_port
 from boxkeep_desktop.holds import MODES
-from boxkeep_desktop.remote import RemoteFailed, frame_of, navigate
+from boxkeep_desktop.remote import RemoteFailed, navigate, page_size
 from boxkeep_desktop.reports import orders, report
 from boxkeep_desktop.wish import BadWish, Wish, read_wish
 
@@ -19,6 +19,9 @@ _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 _CRASHES_MOST: Final = 5
 _CRASHES_WITHIN_S: Final = 60.0
 _USUAL_FRAME: Final = (0, 88)
+_FRAME_MOST: Final = 400
+_FITTINGS_MOST: Final = 20
+_FITTING_S: Final = 0.1
 
 
 class _Broken(Exception):
@@ -74,13 +77,26 @@ class Desktop:
         wish = self._wish
         self._display = await Display.start(*self._screen(), wish.display_port)
         chromium = await Chromium.start(wish.profile, self._screen(), wish.proxy, self._display.environment)
-        self._frame = await frame_of(chromium)
-        await self._display.resize(*self._screen())
+        await self._fit(chromium)
         self._chromium = chromium
 
+    async def _fit(self, chromium: Chromium) -> None:
+        """Have the screen be of the size at which the page is as large as wished. A window takes its size when it is
+        shown and made as large as the screen, which may take a moment; a page that is never so large is let be."""
+        wish, display = (self._wish.width, self._wish.height), self._display
+        assert display is not None, "it is on one"
+        for _ in range(_FITTINGS_MOST):
+            width, height = await page_size(chromium)
+            if (width, height) == wish:
+                return
+            self._frame = (self._frame[0] + wish[0] - width, self._frame[1] + wish[1] - height)
+            await display.resize(*self._screen())
+            await asyncio.sleep(_FITTING_S)
+
     def _screen(self) -> tuple[int, int]:
-        """The size of the screen on which the page is as large as wished."""
-        return self._wish.width + self._frame[0], self._wish.height + self._frame[1]
+        """The size of the screen on which the page is as large as wished, as far as is known."""
+        frame = [max(0, min(_FRAME_MOST, extent)) for extent in self._frame]
+        return self._wish.width + frame[0], self._wish.height + frame[1]
 
     async def _until_broken(self) -> None:
         assert self._display is not None, "it has begun"
@@ -136,9 +152,7 @@ class Desktop:
                 await navigate(self._there(), str(order["url"]))
             case "resize":
                 self._wish = replace(self._wish, width=int(order["width"]), height=int(order["height"]))
-                self._there()
-                assert self._display is not None, "a browser is on one"
-                await self._display.resize(*self._screen())
+                await self._fit(self._there())
             case unknown:
                 raise ValueError(unknown)
 

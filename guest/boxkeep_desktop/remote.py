@@ -8,7 +8,7 @@ from boxkeep_desktop.chromium import Chromium
 from boxkeep_desktop.sockets import Socket, SocketClosed
 
 _CALL_S: Final = 30.0
-_FRAME: Final = "JSON.stringify([outerWidth - innerWidth, outerHeight - innerHeight])"
+_SIZE: Final = "JSON.stringify([innerWidth, innerHeight])"
 
 
 class RemoteFailed(Exception):
@@ -27,14 +27,14 @@ async def navigate(chromium: Chromium, url: str) -> None:
             raise RemoteFailed(f"The page cannot be opened: {answer['errorText']}")
 
 
-async def frame_of(chromium: Chromium) -> tuple[int, int]:
-    """How much wider and higher than its page Chromium's window is, in pixels.
+async def page_size(chromium: Chromium) -> tuple[int, int]:
+    """How large the page in front is, in pixels.
 
     Raises:
         RemoteFailed
     """
     async with _Page(chromium) as page:
-        answer = await page.call("Runtime.evaluate", expression=_FRAME)
+        answer = await page.call("Runtime.evaluate", expression=_SIZE)
     try:
         width, height = json.loads(answer["result"]["value"])
         return int(width), int(height)

@@ -12,6 +12,7 @@ import pytest
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 from boxkeep_server.model.documents import sources, targets_of
 from boxkeep_server.model.ids import new_id
+from boxkeep_server.model.images import SOFTWARE
 from boxkeep_server.model.node_api import ClaimWish
 from boxkeep_server.nodes.client import NodeClient
 from tests import papers
@@ -49,7 +50,7 @@ Quick(("127.0.0.1", 8099), Told).serve_forever()
 @pytest.fixture(scope="module")
 def office() -> Iterator[Service]:
     """A service whose images have documents and opencode."""
-    place = {"BOXKEEP_NODE__IMAGES": str(images("documents", "opencode")), "BOXKEEP_NODE__WARM": "{}"}
+    place = {"BOXKEEP_NODE__IMAGES": str(images(*SOFTWARE)), "BOXKEEP_NODE__WARM": "{}"}
     with running_service(place, beside="d") as running:
         api = running.api("first")
 
