@@ -130,8 +130,9 @@ def test_every_post_takes_an_idempotency_key_and_says_which_answers_are_secret(d
     assert all(about.values())
     secret = {f"{operation.method} {operation.path}" for operation in OPERATIONS if operation.secret}
     posted = {f"POST {S}/fs/url", "POST /v1/webhooks", "POST /v1/webhooks/rotate"}
-    read = (f"GET {S}", f"PATCH {S}", f"GET {S}/terminal", f"GET {S}/ports", f"GET {S}/artifacts/url")
-    assert secret == {*read, *posted}
+    posted |= {f"POST {S}/preview/{deed}" for deed in ("start", "navigate", "resize")}
+    shown = (f"GET {S}", f"PATCH {S}", f"GET {S}/terminal", f"GET {S}/ports", f"GET {S}/artifacts/url")
+    assert secret == {*shown, f"GET {S}/preview", f"GET {S}/preview/viewer", *posted}
     assert {route for route, said in about.items() if "not kept: the same request" in said[-1]} == posted
 
 

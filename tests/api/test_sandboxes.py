@@ -301,12 +301,9 @@ async def test_a_lifecycle_is_checked_and_shown(api: httpx.AsyncClient, lifecycl
 async def test_what_is_not_built_says_so_after_its_fields_are_checked(
     api: httpx.AsyncClient, stranger: httpx.AsyncClient, box: str
 ) -> None:
-    assert (await api.post(f"{PATH}/handoff", json={"id": box, "reason": "boredom"})).status_code == 400
-    response = await api.get(f"{PATH}/handoff", params={"id": box})
-    assert (response.status_code, response.json()) == (
-        501,
-        {"error": "Handoffs are not available on this server yet"},
-    )
+    assert (await api.post(f"{PATH}/opencode/tasks", json={"id": box, "prompt": 7})).status_code == 400
+    response = await api.get(f"{PATH}/opencode/tasks", params={"id": box})
+    assert (response.status_code, response.json()) == (501, {"error": "Agents are not available on this server yet"})
 
 
 async def test_the_service_says_how_it_is(stage: Stage) -> None:
