@@ -1,6 +1,7 @@
 """Keeps the gateway's process: starts it, hears who is at previews, starts it again when it ends, and ends it."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import sys
@@ -57,10 +58,12 @@ class Keeper:
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
-    """Return when it has ended, by force if it does not in time."""
+    """Return when it has ended: by force if it does not in time, or if we are not to wait for it."""
     try:
-        async with asyncio.timeout(END_S):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_S):
+                await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
             await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
