@@ -20,6 +20,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import httpx
 
@@ -260,18 +261,33 @@ def readable_tree(account: str, copies: Path) -> Path:
 @contextlib.contextmanager
 def account() -> Iterator[str]:
     """The account of the control plane: the one of an installed Boxkeep, else one made for as long as this lasts."""
-    with contextlib.suppress(KeyError):
-        yield pwd.getpwnam(ACCOUNT).pw_name
+    if _is_account(ACCOUNT):
+        yield ACCOUNT
         return
     made = f"{ACCOUNT}-test"
+    with Path(tempfile.gettempdir(), f"{made}.lock").open("w") as users:
+        while not _exists_for(made, users):
+            fcntl.flock(users, fcntl.LOCK_EX)
+            if not _is_account(made):
+                subprocess.run(["useradd", "--system", "--user-group", "--no-create-home", made], check=True)
+        try:
+            yield made
+        finally:
+            with contextlib.suppress(BlockingIOError):  # another test run has it still
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                subprocess.run(["userdel", made], check=False)
+
+
+def _exists_for(name: str, users: TextIO) -> bool:
+    """Whether there is this account, which then stays for as long as `users` is held."""
+    fcntl.flock(users, fcntl.LOCK_SH)
+    return _is_account(name)
+
+
+def _is_account(name: str) -> bool:
     with contextlib.suppress(KeyError):
-        yield pwd.getpwnam(made).pw_name
-        return
-    subprocess.run(["useradd", "--system", "--user-group", "--no-create-home", made], check=True)
-    try:
-        yield made
-    finally:
-        subprocess.run(["userdel", made], check=False)
+        return bool(pwd.getpwnam(name))
+    return False
 
 
 @contextlib.contextmanager
