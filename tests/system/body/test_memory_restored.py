@@ -7,12 +7,14 @@ from boxkeep_server.node.records import Machine
 from tests.system.body.rooms import Room, ask, call
 from tests.system.body.test_machines import count_on, count_passes, counted
 
+PASSING = {"ps", "sleep", "mv"}
+
 
 async def processes(address: str) -> set[tuple[str, str]]:
-    """Pids and commands of all that stays."""
+    """Pids and commands of all that stays; of what is ending only the name is left, in brackets."""
     _, said = await ask(address, "ps", "-eo", "pid=,args=")
     lines = (line.strip().split(" ", 1) for line in said.splitlines())
-    return {(pid, args) for pid, args in lines if not args.startswith(("ps ", "sleep ", "mv "))}
+    return {(pid, args) for pid, args in lines if args.split()[0].strip("[]") not in PASSING}
 
 
 async def kept(room: Room, machine: Machine, directory: Path) -> Origin:
