@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from boxkeep_server.node.images import archive_of, current
+from boxkeep_server.node.images import archive_of, current, layers_of
 from tests.buckets import Bucket, bucket
 from tests.chaos.proxies import FaultyStore, faulty
 from tests.chaos.walls import MOVER, Wall
 from tests.ingredients import images
+from tests.layered import publish
 from tests.services import Service, running_service
 
 DATABASE_MIB = 48
@@ -123,8 +124,8 @@ def _small_disk(directory: Path) -> Iterator[Path]:
 
 def _one_image(place: Path) -> Path:
     """A directory of images with the smallest alone: the pool is small."""
-    digest = current(images())["base"]
     place.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(archive_of(images(), digest), archive_of(place, digest))
-    shutil.copyfile(images() / "base.json", place / "base.json")
+    image = publish(place, "base", layers_of(images(), current(images())["base"]))
+    for digest in image.digests:
+        shutil.copyfile(archive_of(images(), digest), archive_of(place, digest))
     return place
