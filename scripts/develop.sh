@@ -51,24 +51,13 @@ images() {
   BOXKEEP_NODE__IMAGES=$cache/images python -m boxkeep.cli images build
 }
 
-# Two runs beside each other, for a test mostly waits: what is on real machines alone, and all else.
-all_tests() {
-  local machines=(tests/system tests/security) failed=0
-  trap 'trap - INT TERM; kill 0' INT TERM
-  (TEST_INSTANCE=beside TEST_SUBNET=10.222.0.0/16 python -m pytest -q --durations=15 "${machines[@]/#/--ignore=}" |
-    sed -u 's/^/    /') &
-  python -m pytest -q --durations=15 "${machines[@]}" || failed=1
-  wait $! || failed=1
-  return $failed
-}
-
 case ${1:-} in
   check) prepare && check ;;
   test)
     prepare
     check
     images
-    all_tests
+    python -m pytest -q --durations=15
     ;;
   generate | format) prepare && generate ;;
   bench) prepare && shift && python -m tests.bench "$@" ;;

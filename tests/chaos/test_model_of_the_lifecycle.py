@@ -42,7 +42,7 @@ def put_plan(service: Service, plan: Plan) -> None:
 @pytest.mark.timeout(4 * 3600 if SOAK else 600)
 def test_whatever_is_wished_and_killed_in_whatever_order_the_model_holds(service: Service) -> None:
     put_plan(service, SMALL)
-    stranger = service.api("stranger")
+    stranger = service.api("stranger-to-the-model")
     numbers = itertools.count(1)
 
     def begin() -> Wishes:
