@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from boxkeep_server.model.images import software_of
 from boxkeep_server.node.host_mirrors import read_host_mirrors
 from boxkeep_server.node.image_build import Builder
 from boxkeep_server.node.images import archive_of, current, layers_of
@@ -30,7 +31,8 @@ def images(*software: str) -> Path:
 
 def _have_the_same(source: Path, place: Path) -> None:
     place.mkdir(exist_ok=True)
-    for file in filter(Path.is_file, source.glob("[!.]*")):
+    current_there = [file for file in source.glob("[!.]*.json") if not software_of(file.stem)]
+    for file in (*source.glob("[!.]*.layers"), *source.glob("[!.]*.tar.zst"), *current_there):
         fresh = place / f".{file.name}.linked"
         fresh.unlink(missing_ok=True)
         fresh.hardlink_to(file)
