@@ -1,11 +1,14 @@
 """Cuts off whoever waits for a sandbox that is no longer ready: nothing waits for a machine that is gone."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 
-from boxkeep_server.model.errors import NotReady
+from boxkeep_server.model.errors import NotReady, Unavailable
 from boxkeep_server.model.statuses import Status
+
+_log = logging.getLogger(__name__)
 
 POLL_S = 1.0
 
@@ -63,14 +66,18 @@ class Liveness:
         return any(name == sandbox for name, _ in self._waits)
 
     async def run(self) -> None:
-        """Watch for ever."""
+        """Watch for ever; a store that is away cuts nobody off."""
         while True:
             try:
                 async with asyncio.timeout(self._poll_s):
                     await self._changed()
             except TimeoutError:
                 pass
-            await self.run_once()
+            try:
+                await self.run_once()
+            except Unavailable as away:
+                _log.warning("who waits for sandboxes waits on, for the store is away: %s", away)
+                await asyncio.sleep(self._poll_s)
 
     async def run_once(self) -> int:
         """Cut off the waits for sandboxes that are gone; how many sandboxes those were."""
