@@ -15,21 +15,19 @@ from boxkeep_server.control.visits import Duplex
 from boxkeep_server.model.errors import BoxkeepError, NotReady, SandboxFault, Unauthenticated
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.scopes import Scope as KeyScope
-from boxkeep_server.web.auth import caller_by_token, check_scope, token_of, until_revoked
+from boxkeep_server.web.auth import caller_by_token, check_scope, token_of
 from boxkeep_server.web.errors import response_of
 from boxkeep_server.web.fields import Query, Text, parse_query
 from boxkeep_server.web.parts import Caller, Parts
+from boxkeep_server.web.sockets import FAULT, GONE, LEFT, PIECE, STUCK, STUCK_S, first_to_end, key_revoked
 from boxkeep_server.web.tokens import Purpose
 
 SOCKET_PATH: Final = "/v1/sandboxes/preview/cdp"
 OPEN_S: Final = 10.0
-STUCK_S: Final = 60.0
 MESSAGE_MOST: Final = 128 << 20
-PIECE: Final = 128 * 1024
 
-LEFT, GONE, REVOKED, STUCK, FAULT, BROWSER_LEFT = 1000, 4410, 4401, 4408, 4502, 1001
-"""Why a socket closes: the client left; the sandbox does not run; the key is revoked; the client takes nothing; the
-browser speaks wrongly; the browser has closed."""
+BROWSER_LEFT: Final = 1001
+"""Why a socket closes besides what all close for: the browser has closed."""
 
 
 class SocketQuery(Query):
@@ -55,7 +53,8 @@ class CdpSocket:
             return
         try:
             await socket.accept()
-            code, reason = await self._until_one_ends(socket, caller, inner)
+            steps = (_outwards(socket, inner), _inwards(socket, inner), key_revoked(caller.key_id, self._parts))
+            code, reason = _why(await first_to_end(*steps))
             await socket.close(code, reason[:100])
         except (RuntimeError, WebSocketDisconnect, ConnectionError):
             return  # the client was quicker
@@ -76,21 +75,6 @@ class CdpSocket:
             await inner.aclose()
             raise
         return caller, inner
-
-    async def _until_one_ends(self, socket: WebSocket, caller: Caller, inner: "InnerSocket") -> tuple[int, str]:
-        steps = (_outwards(socket, inner), _inwards(socket, inner), self._watched(caller))
-        tasks = [asyncio.create_task(step) for step in steps]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return next(_why(task) for task in tasks if task.done())
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _watched(self, caller: Caller) -> tuple[int, str]:
-        await until_revoked(caller.key_id, KeyScope.EXEC, self._parts)
-        return REVOKED, "The key was revoked"
 
 
 class InnerSocket:

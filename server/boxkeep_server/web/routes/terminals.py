@@ -20,22 +20,17 @@ from boxkeep_server.model.errors import BoxkeepError, NotFound, NotReady, Unauth
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.scopes import Scope as KeyScope
 from boxkeep_server.web import shapes
-from boxkeep_server.web.auth import caller_by_token, check_scope, token_of, until_revoked
+from boxkeep_server.web.auth import caller_by_token, check_scope, token_of
 from boxkeep_server.web.errors import response_of
 from boxkeep_server.web.fields import Nothing, Query, QueryInt, Text, parse_query
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 from boxkeep_server.web.parts import Caller, Parts
+from boxkeep_server.web.sockets import FAULT, GONE, LEFT, PIECE, STUCK, STUCK_S, close, first_to_end, key_revoked
 from boxkeep_server.web.terminal_urls import SOCKET_PATH, new_terminal_id, terminal_url
 from boxkeep_server.web.tokens import Grant, Purpose
 from boxkeep_server.web.views import json_response
 
-STUCK_S = 60.0
 CONTROL_MOST = 512
-PIECE = 128 * 1024
-
-ENDED, GONE, REVOKED, STUCK, FAULT = 1000, 4410, 4401, 4408, 4502
-"""Why a socket closes: the shell ended; the sandbox ended or is paused; the key is revoked; the client takes nothing;
-the sandbox answered wrongly or cannot be reached."""
 
 
 class TerminalQuery(Query):
@@ -93,7 +88,7 @@ class TerminalSocket:
         try:
             await socket.accept(headers=[(b"x-terminal-id", grant.bound.encode())])
             code, reason = await _Session(self._parts, socket, joined.duplex, caller, grant).run()
-            await _closed(socket, code, reason)
+            await close(socket, code, reason)
         finally:
             self._parts.metrics.terminals.dec()
             await joined.leave()
@@ -122,31 +117,25 @@ class _Session:
 
     async def run(self) -> tuple[int, str]:
         """Carry bytes until one side ends or may no longer; the close code and why."""
-        tasks = [asyncio.create_task(step()) for step in (self._outwards, self._inwards, self._watched)]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return next(_why(task) for task in tasks if task.done())
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        revoked = key_revoked(self._grant.key_id, self._parts)
+        return _why(await first_to_end(self._outwards(), self._inwards(), revoked))
 
     async def _outwards(self) -> tuple[int, str]:
         async for frame in self._duplex.frames():
             if frame.stream is None:
-                return ENDED, "The shell has ended"
+                return LEFT, "The shell has ended"
             try:
                 async with asyncio.timeout(STUCK_S):
                     await self._socket.send_bytes(frame.data)
             except TimeoutError:
                 return STUCK, "The client takes nothing"
-        return ENDED, "The shell has ended"
+        return LEFT, "The shell has ended"
 
     async def _inwards(self) -> tuple[int, str]:
         while True:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
-                return ENDED, "The client has left"
+                return LEFT, "The client has left"
             text = message.get("text")
             size = None if text is None else resize_of(text, self._grant.bound)
             if size is not None:
@@ -155,10 +144,6 @@ class _Session:
             data = text.encode() if text is not None else message.get("bytes") or b""
             for at in range(0, len(data), PIECE):
                 await self._duplex.send(data[at : at + PIECE])
-
-    async def _watched(self) -> tuple[int, str]:
-        await until_revoked(self._grant.key_id, KeyScope.EXEC, self._parts)
-        return REVOKED, "The key was revoked"
 
 
 def resize_of(text: str, terminal_id: str) -> Size | None:
@@ -188,18 +173,11 @@ def _why(task: "asyncio.Task[tuple[int, str]]") -> tuple[int, str]:
         case NotReady():
             return GONE, "The sandbox has ended"
         case WebSocketDisconnect() | ConnectionError():
-            return ENDED, "The client has left"
+            return LEFT, "The client has left"
         case BoxkeepError():
             return FAULT, error.sentence[:100]
         case _:
             raise error
-
-
-async def _closed(socket: WebSocket, code: int, reason: str) -> None:
-    try:
-        await socket.close(code, reason)
-    except (RuntimeError, WebSocketDisconnect, ConnectionError):
-        return  # the client was quicker
 
 
 OPERATIONS: tuple[AnyOperation, ...] = (

@@ -13,24 +13,33 @@ from boxkeep_server.model.errors import BoxkeepError, NotReady, Unauthenticated
 from boxkeep_server.model.handoffs import Handoff
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.scopes import Scope as KeyScope
-from boxkeep_server.web.auth import caller_by_token, check_scope, token_of, until_revoked
+from boxkeep_server.web.auth import caller_by_token, check_scope, token_of
 from boxkeep_server.web.errors import response_of
 from boxkeep_server.web.fields import Query, Text, parse_query
 from boxkeep_server.web.parts import Caller, Parts
+from boxkeep_server.web.sockets import (
+    FAULT,
+    GONE,
+    LEFT,
+    PIECE,
+    REVOKED,
+    STUCK,
+    STUCK_S,
+    close,
+    first_to_end,
+    key_revoked,
+)
 from boxkeep_server.web.tokens import Purpose
 from boxkeep_server.web.viewer.rfb import NoViewer, Words
 from boxkeep_server.web.viewer.urls import ViewerRight, right_of, viewer_token
 from boxkeep_server.web.views import handoff_shown
 
-STUCK_S: Final = 60.0
 LOOK_S: Final = 0.5
 RENEWED_S: Final = 60.0
 CONTROL_MOST: Final = 4096
-PIECE: Final = 128 * 1024
 
-LEFT, GONE, REVOKED, STUCK, FAULT, NOT_YET = 1000, 4410, 4401, 4408, 4502, 4409
-"""Why a socket closes: the viewer left; the sandbox does not run; the key is revoked; the viewer takes nothing; the
-display broke off; the browser is not there yet."""
+NOT_YET: Final = 4409
+"""Why a socket closes besides what all close for: the browser is not there yet."""
 
 
 class SocketQuery(Query):
@@ -53,14 +62,14 @@ class ViewerSocket:
             caller, sandbox, right = await self._open(scope)
         except Unauthenticated:
             await socket.accept()
-            await _closed(socket, REVOKED, "The link is over")
+            await close(socket, REVOKED, "The link is over")
             return
         except BoxkeepError as error:
             await socket.send_denial_response(response_of(error))
             return
         await socket.accept()
         code, reason = await _Session(self._parts, socket, caller, sandbox, right).run()
-        await _closed(socket, code, reason)
+        await close(socket, code, reason)
 
     async def _open(self, scope: Scope) -> tuple[Caller, str, ViewerRight]:
         caller, grant = await caller_by_token(token_of(scope["query_string"]), Purpose.VIEWER, self._parts)
@@ -105,15 +114,8 @@ class _Session:
             await display.aclose()
 
     async def _until_one_ends(self, display: Duplex) -> tuple[int, str]:
-        steps = (self._outwards(display), self._inwards(display), self._told(), self._watched())
-        tasks = [asyncio.create_task(step) for step in steps]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return next(_why(task) for task in tasks if task.done())
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        revoked = key_revoked(self._caller.key_id, self._parts)
+        return _why(await first_to_end(self._outwards(display), self._inwards(display), self._told(), revoked))
 
     async def _outwards(self, display: Duplex) -> tuple[int, str]:
         async for frame in display.frames():
@@ -148,10 +150,6 @@ class _Session:
                 await self._say(state)
                 said, renewed = known, clock()
             await self._parts.sandboxes.hear(self._sandbox, LOOK_S)
-
-    async def _watched(self) -> tuple[int, str]:
-        await until_revoked(self._caller.key_id, KeyScope.EXEC, self._parts)
-        return REVOKED, "The key was revoked"
 
     async def _ordered(self, text: str) -> None:
         """What a person wants by a button."""
@@ -228,10 +226,3 @@ def _why_not(error: BoxkeepError) -> tuple[int, str]:
     if isinstance(error, NotReady):
         return GONE, "The sandbox is not running"
     return FAULT, error.sentence[:100]
-
-
-async def _closed(socket: WebSocket, code: int, reason: str) -> None:
-    try:
-        await socket.close(code, reason)
-    except (RuntimeError, WebSocketDisconnect, ConnectionError):
-        return  # the viewer was quicker
