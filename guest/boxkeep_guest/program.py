@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 from boxkeep_guest import attributes, crowding, pid1
 from boxkeep_guest.boot import Boot, read_boot
@@ -31,11 +32,19 @@ def first_mark() -> int:
     return (1 << 61) + (int.from_bytes(os.urandom(5), "big") << 20)
 
 
+def _started(pool: ThreadPoolExecutor, threads: int) -> ThreadPoolExecutor:
+    """The pool with all its threads there: what the node gives the guest it gives to the threads that it finds."""
+    all_there = Barrier(threads)
+    for _ in range(threads):
+        pool.submit(all_there.wait)
+    return pool
+
+
 async def serve(boot: Boot) -> None:
     """Serve the wire until a signal ends it, which as PID 1 none does."""
     stopped = asyncio.Event()
     file_threads = ThreadPoolExecutor(THREADS, "files")
-    process_threads = ThreadPoolExecutor(THREADS, "processes")
+    process_threads = _started(ThreadPoolExecutor(THREADS, "processes"), THREADS)
     events, gate = Events(), Gate()
     identity = Identity(boot.machine, boot.epoch, boot.secret)
     memory = Memory(boot.memory_limit, boot.meminfo)

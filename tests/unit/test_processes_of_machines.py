@@ -74,3 +74,31 @@ def test_slack_is_given_to_every_thread_and_nothing_happens_for_one_that_is_gone
         child.kill()
         child.wait()
     processes.allow_slack(child.pid, 1)
+
+
+def test_who_is_put_first_stays_so_in_every_thread_and_what_it_starts_is_ordinary() -> None:
+    program = """
+import os, subprocess, sys, threading
+told = threading.Event()
+def look():
+    told.wait()
+    print(os.getpriority(os.PRIO_PROCESS, 0), flush=True)
+thread = threading.Thread(target=look)
+thread.start()
+print("up", flush=True)
+sys.stdin.readline()
+told.set()
+thread.join()
+print(os.getpriority(os.PRIO_PROCESS, 0), flush=True)
+subprocess.run([sys.executable, "-c", "import os; print(os.getpriority(os.PRIO_PROCESS, 0))"])
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={}
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stdout.readline() == "up\n"
+    processes.put_first(child.pid)
+    told, _ = child.communicate("\n")
+    assert told.split() == ["-20", "-20", "0"]
+    processes.put_first(child.pid)

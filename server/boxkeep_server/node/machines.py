@@ -90,6 +90,7 @@ class Machines:
         laps.append(time.perf_counter())
         await self._wait_for_guest(machine)
         await self._allow_slack(machine, _RESTING_SLACK_NS)
+        await self._put_guest_first(machine)
         laps.append(time.perf_counter())
         _log.info("machine %s is up: %s", machine.id, told(laps, ("disk and network", "body", "runtime", "guest")))
         return machine
@@ -365,6 +366,12 @@ class Machines:
     async def _allow_slack(machine: Machine, nanoseconds: int) -> None:
         if machine.isolation == "runsc" and machine.pid is not None:
             await asyncio.to_thread(processes.allow_slack, machine.pid, nanoseconds)
+
+    @staticmethod
+    async def _put_guest_first(machine: Machine) -> None:
+        """A thousand processes that spin do not keep it from ending them. gVisor, one process, has other means."""
+        if machine.isolation == "runc" and machine.pid is not None:
+            await asyncio.to_thread(processes.put_first, machine.pid)
 
     def _end_processes(self, machine: str) -> None:
         """Blocking. Commands of the runtimes first, so that none makes anew what is being removed."""
