@@ -7,12 +7,13 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-_LINE_MOST: Final = 64 << 10
+_LINE_MOST: Final = 1 << 20
 
 
 def report(event: str, **more: Any) -> None:
     """Say that something has happened."""
-    os.write(sys.stdout.fileno(), json.dumps({"event": event, **more}).encode() + b"\n")
+    line = json.dumps({"event": event, **more}, ensure_ascii=False)
+    os.write(sys.stdout.fileno(), line.encode("utf-8", "replace") + b"\n")
 
 
 async def orders() -> AsyncIterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ import uvicorn
 import uvloop
 
 from boxkeep_server.blobs.chosen import blobs_of, snapshots_copied
-from boxkeep_server.compose_browsers import browsing_over
+from boxkeep_server.compose_companions import companions_over
 from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.audit import Audit
 from boxkeep_server.control.changes import Changes
@@ -201,14 +201,16 @@ def control_over(
     attendance = Attendance(monotonic_ms)
     own_liveness = Liveness(sandboxes.states, partial(_any_change, changes))  # who waits there keeps nobody awake
     own_visits = Visits(reacher, guests, own_liveness, monotonic_ms, _never)
-    browsing = browsing_over(database, steps, sandboxes, visits, own_visits)
+    accompanied = companions_over(database, steps, changes, sandboxes, visits, own_visits)
     warn = Warn(database, steps)
     expire = Expire(database, steps, pausing, warn, at_hours_limit=settings.control.at_hours_limit)
     idle = Idle(
         database,
         steps,
         pausing,
-        busy=lambda sandbox: settler.attends(sandbox) or liveness.waited_for(sandbox) or attendance.has(sandbox),
+        busy=lambda sandbox: any(
+            knows(sandbox) for knows in (settler.attends, liveness.waited_for, attendance.has, accompanied.agents.busy)
+        ),
         used_at=lambda sandbox: max(visits.used_at(sandbox) or 0, attendance.seen_at(sandbox)),
         monotonic_ms=monotonic_ms,
     )
@@ -229,7 +231,7 @@ def control_over(
         Round("tidy", upload.tidy, 30.0, (DISCARD,)),
         Round("observe", observe.run_once, 2.0, (OBSERVE,)),
         Round("extend", Extend(database, steps, engine).run_once, 2.0, (EXTEND,)),
-        *browsing.rounds,
+        *accompanied.rounds,
         Round("deliver", deliver.run_once, 0.25, (DELIVER,)),
         Round("retire", retire.run_once, 60.0),
         Round("strays", strays.run_once, 5.0),
@@ -259,8 +261,9 @@ def control_over(
         accounts=Accounts(database, now_ms),
         previews=Previews(database, steps, sandboxes, visits),
         attendance=attendance,
-        browsers=browsing.browsers,
-        handoffs=browsing.handoffs,
+        agents=accompanied.agents,
+        browsers=accompanied.browsers,
+        handoffs=accompanied.handoffs,
         novnc=settings.images / "novnc",
         public_url=settings.public_url,
         preview_urls=PreviewUrls.below(settings.preview_url),
@@ -280,7 +283,7 @@ def control_over(
             release.last_looks.crowd,
             release.crowd,
             deliver.crowd,
-            *browsing.crowds,
+            *accompanied.crowds,
         ),
         copies=copies,
         engine=engine,

@@ -12,6 +12,7 @@ import httpx
 
 from boxkeep_server.blobs.interface import Blobs
 from boxkeep_server.blobs.local import LocalBlobs
+from boxkeep_server.control.agents import Agents
 from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.browsers import Browsers
 from boxkeep_server.control.changes import Changes
@@ -219,6 +220,7 @@ class Stage:
             accounts=Accounts(database, self.clock),
             previews=Previews(database, self.steps, self.sandboxes, visits),
             attendance=self.attendance,
+            agents=Agents(database, self.steps, self.changes, self.sandboxes, companions, visits),
             browsers=Browsers(self.sandboxes, companions, handoffs, visits),
             handoffs=handoffs,
             novnc=folder / "novnc",

@@ -298,14 +298,6 @@ async def test_a_lifecycle_is_checked_and_shown(api: httpx.AsyncClient, lifecycl
     assert (await api.get(PATH, params={"id": made["id"]})).json()["lifecycle"] == wish
 
 
-async def test_what_is_not_built_says_so_after_its_fields_are_checked(
-    api: httpx.AsyncClient, stranger: httpx.AsyncClient, box: str
-) -> None:
-    assert (await api.post(f"{PATH}/opencode/tasks", json={"id": box, "prompt": 7})).status_code == 400
-    response = await api.get(f"{PATH}/opencode/tasks", params={"id": box})
-    assert (response.status_code, response.json()) == (501, {"error": "Agents are not available on this server yet"})
-
-
 async def test_the_service_says_how_it_is(stage: Stage) -> None:
     async with stage.client(None) as client:
         assert (await client.get("/healthz")).json() == {"ok": True}

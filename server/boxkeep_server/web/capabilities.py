@@ -87,9 +87,6 @@ def _gated(wish: Capabilities) -> Iterator[str]:
 
 
 def _asked(wish: Capabilities) -> Iterator[str]:
-    for name, agent in (("opencode", wish.opencode), ("agent", wish.agent)):
-        if agent is not None and agent.enabled:
-            yield name
     if wish.browser is not None:
         yield from _asked_of_browser(wish.browser)
 

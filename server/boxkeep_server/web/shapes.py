@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 from pydantic.alias_generators import to_camel
 
+from boxkeep_server.model.agents import TaskReason, TaskStatus
 from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.sandboxes import Runtime
@@ -217,6 +218,73 @@ class PairedBrowserShape(Shape):
     updated_at: int
 
 
+class AgentShape(Shape):
+    """A sandbox's agent."""
+
+    enabled: bool
+    status: Literal["starting", "ready", "failed"]
+    reason: str | None = Field(description="Why it broke last, null while all is well.")
+    default_agent: str | None
+    allow_prompt_api: bool
+    updated_at: int
+
+
+class ChangedFileShape(Shape):
+    """A file of the workspace that has changed while a task was worked on, whoever changed it."""
+
+    path: str
+    change: Literal["added", "modified", "removed"]
+
+
+class TaskResultShape(Shape):
+    """What has come of a task."""
+
+    text: str | None = Field(description="The agent's last words, null where it failed.")
+    files: list[ChangedFileShape]
+    more_files: bool = Field(description="Whether more files have changed than are named.")
+    tokens: dict[str, int] | None = Field(description="As counted by the model: input, output, reasoning, cache.")
+    cost: float | None = Field(description="In US dollars, where opencode knows the model's price; else 0.")
+
+
+class TaskShape(Shape):
+    """Something that an agent was prompted to do."""
+
+    task_id: str
+    id: str
+    status: TaskStatus
+    prompt: str
+    agent: str | None
+    session_id: str | None = Field(description="The conversation that it belongs to; another prompt may go on with it.")
+    metadata: dict[str, str]
+    request_id: str | None = Field(description="The handoff whose `resumePrompt` this is.")
+    result: TaskResultShape | None
+    reason: TaskReason | None = Field(description="Why it failed.")
+    message: str | None = Field(description="The sentence for it, where there is one.")
+    timeout_ms: int | None
+    created_at: int
+    started_at: int | None
+    ended_at: int | None
+    duration_ms: int | None
+
+
+class TasksShape(Shape):
+    """A page of tasks; with `taskId` the fields of that task instead."""
+
+    model_config = ConfigDict(extra="allow")
+    items: list[TaskShape] | None = None
+    next_cursor: str | None = None
+
+
+class TaskEventShape(Shape):
+    """The data of an event of a task. What else there is, `kind` says."""
+
+    model_config = ConfigDict(extra="allow")
+    task_id: str
+    n: int | None = None
+    at: int | None = None
+    kind: str | None = None
+
+
 class ViewerShape(Shape):
     """A page that shows a browser's screen."""
 
@@ -238,7 +306,7 @@ class SandboxShape(ListedShape):
     )
     capabilities: dict[str, Any] | None
     paired_browser: PairedBrowserShape | None = Field(description="Null where there is none, or it does not run.")
-    opencode: dict[str, Any] | None
+    opencode: AgentShape | None = Field(description="The agent, while the sandbox runs and has one.")
     browser_preview: BrowserPreviewShape | None
     human_handoff: HandoffShape | None = Field(description="The latest, while there is a browser that runs.")
     artifacts: KeptShape | None = Field(description="What was published of it; null where nothing is kept.")
