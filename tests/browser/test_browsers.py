@@ -12,10 +12,8 @@ import websockets.sync.client
 from playwright.sync_api import Browser, Error, Page
 from websockets.exceptions import ConnectionClosed
 
-from boxkeep_server.model.images import SOFTWARE
 from tests.clients import Api, Refused, Sandbox, eventually, fresh
-from tests.ingredients import images
-from tests.services import Service, running_service
+from tests.services import Service
 
 BROWSER: dict[str, Any] = {"mode": "local-chromium", "humanInLoop": True}
 FORM = "<title>form</title><input id=code autofocus><button onclick=\"document.title='pressed'\">press</button>"
@@ -24,20 +22,8 @@ READY_S = 120.0
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    """A service that has browsers."""
-    place = {"BOXKEEP_NODE__IMAGES": str(images(*SOFTWARE)), "BOXKEEP_NODE__WARM": "{}"}
-    with running_service(place, beside="b") as running:
-        eventually("the node to have unpacked the images", lambda: has_browsers(running.api("first")), 180, 1)
-        yield running
-
-
-def has_browsers(api: Api) -> bool:
-    made = api.ask("POST", "", json={"runtime": "base", "capabilities": {"browser": BROWSER}})
-    if made.status_code == 501:
-        return False
-    api.delete(made.json()["id"])
-    return True
+def service(equipped: Service) -> Service:
+    return equipped
 
 
 @pytest.fixture(scope="module")
