@@ -53,8 +53,6 @@ def test_the_environment_names_the_model(environment: dict[str, str], url: str, 
 @pytest.mark.parametrize(
     "environment", [{}, {"OPENAI_API_KEY": "k"}, {"OPENAI_MODEL": "m"}, {"OPENROUTER_API_KEY": ""}]
 )
-    "environment", [{}, {"OPENAI_API_KEY": "k"}, {"OPENAI_MODEL": "m"}, {"OPENROUTER_API_KEY": ""}]
-)
 def test_half_a_name_is_none(environment: dict[str, str]) -> None:
     assert models_of(environment) is None
 
