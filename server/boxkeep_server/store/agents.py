@@ -12,7 +12,6 @@ from boxkeep_server.model.agents import (
     EVENTS,
     EVENTS_BYTES_MOST,
     EVENTS_MOST,
-    OPEN,
     Task,
     TaskEvent,
     TaskReason,
@@ -67,7 +66,7 @@ async def open_in(connection: AsyncConnection, *statuses: Status) -> Sequence[Ta
     """Tasks without an end in sandboxes of these statuses."""
     boxes = sandboxes_table.c
     query = sa.select(*RECORD).join(sandboxes_table, boxes.id == _C.sandbox)
-    query = query.where(_C.status.in_(list(OPEN)), boxes.status.in_(statuses))
+    query = query.where(_C.id.in_(sa.select(_C.id).where(TASK_OPEN)), boxes.status.in_(statuses))
     return [_record(row) for row in await connection.execute(query)]
 
 
