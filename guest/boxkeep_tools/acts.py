@@ -8,13 +8,14 @@ from typing import Final
 
 from boxkeep_tools import hands, reading
 from boxkeep_tools.browser import Browser
-from boxkeep_tools.faults import Gone, Interrupted, ToolFailed
+from boxkeep_tools.faults import Gone, Interrupted, Silent, ToolFailed
 from boxkeep_tools.tab import Tab
 from boxkeep_tools.tools import Arguments
 from boxkeep_tools.words import quoted
 
 _OPEN_S: Final = 30.0
 _CLOSE_S: Final = 5.0
+_ANSWERS_S: Final = 5.0
 _POLL_S: Final = 0.3
 _WAIT_S: Final = 10
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?!\d)")
@@ -179,14 +180,26 @@ def _free(browser: Browser) -> Tab:
 
 
 async def _leavable(browser: Browser) -> Tab:
-    """The page in front, without a dialog; a new one where there is none that works."""
-    if not browser.tabs or browser.front.is_gone:
+    """The page in front, free of what holds it up: a dialog, a script that never rests; a new one if need be."""
+    if not browser.tabs:
         return await browser.new()
     tab = browser.front
-    if tab.dialog is not None:
-        browser.leave_dialog(tab)
-        await tab.protocol.until(lambda: tab.dialog is None or tab.is_gone, _CLOSE_S)
-    return tab
+    if await _answers(tab):
+        return tab
+    browser.leave_dialog(tab)
+    if await _answers(tab):
+        return tab
+    fresh = await browser.new()
+    browser.protocol.post("Target.closeTarget", targetId=tab.target)
+    return fresh
+
+
+async def _answers(tab: Tab) -> bool:
+    try:
+        await tab.call("Runtime.evaluate", within_s=_ANSWERS_S, expression="1")
+    except (Silent, Interrupted, Gone):
+        return False
+    return True
 
 
 async def _settled(browser: Browser, tab: Tab, moves: int) -> None:

@@ -33,14 +33,21 @@ class Browsing:
         """
         try:
             async with self._turn, asyncio.timeout(_CALL_S):
-                browser = await self._connected()
-                try:
-                    told = await act(browser, given)
-                except Interrupted as fault:
-                    told = Told(str(fault))
-                return self._content(browser, told)
+                return await self._ran(await self._connected(), act, given)
         except TimeoutError as error:
             raise ToolFailed("It has taken too long and was given up: the page may be busy. Try again.") from error
+
+    async def _ran(self, browser: Browser, act: Act, given: Arguments) -> Sequence[Content]:
+        try:
+            told = await act(browser, given)
+        except Interrupted as fault:
+            told = Told(str(fault))
+        except ToolFailed as fault:
+            if browser.protocol.over is not None:
+                raise
+            raise ToolFailed(self._words(browser, Told(str(fault)))) from fault
+        words = text(self._words(browser, told))
+        return [words] if told.jpeg is None else [words, image(told.jpeg, "image/jpeg")]
 
     async def let_go(self) -> None:
         """Have no hand on the browser until the next act."""
@@ -62,10 +69,10 @@ class Browsing:
         self._browser = await Browser.connect(port)
         return self._browser
 
-    def _content(self, browser: Browser, told: Told) -> Sequence[Content]:
+    def _words(self, browser: Browser, told: Told) -> str:
+        """What came of an act, then what has happened meanwhile and which page it is now, marked as the page's."""
         lines = [*browser.took_notes(), *_page(browser), *told.lines]
-        words = text("\n".join([told.sentence, marked(lines, self._mark())]))
-        return [words] if told.jpeg is None else [words, image(told.jpeg, "image/jpeg")]
+        return "\n".join([told.sentence, marked(lines, self._mark())])
 
 
 def _page(browser: Browser) -> list[str]:

@@ -143,4 +143,6 @@ class Protocol:
 
 def _is_gone(refusal: str) -> bool:
     """Whether a refusal is one of who asks for what has been left meanwhile."""
-    return any(words in refusal for words in ("context", "Session with given id", "detached", "Inspected target"))
+    return any(
+        words in refusal for words in ("context", "Session with given id", "detached", "Inspected target", "No frame")
+    )

@@ -9,7 +9,6 @@ from boxkeep_tools.words import clean, quoted
 
 PART_CHARACTERS: Final = 16_000
 PARTS_MOST: Final = 50
-_FRAMES_MOST: Final = 20
 _TRIES: Final = 3
 _READ_S: Final = 20.0
 _READY_S: Final = 10.0
@@ -51,9 +50,14 @@ async def _read(tab: Tab, begin: int) -> Part:
     lines: list[str] = []
     end, seen, more = begin + PART_CHARACTERS, 0, False
     frames = await tab.frames()
-    for frame in frames[:_FRAMES_MOST]:
+    for frame in frames:
         window = (max(0, begin - seen), max(0, end - seen))
-        found = await tab.run(frame, "read", tab.number(frame), *window, within_s=_READ_S)
+        try:
+            found = await tab.run(frame, "read", tab.number(frame), *window, within_s=_READ_S)
+        except Gone:
+            if frame is frames[0]:
+                raise
+            continue
         if frame is not frames[0] and found["lines"]:
             lines.append("(in a frame of the page:)")
         lines += [clean(line) for line in found["lines"]]
@@ -61,7 +65,7 @@ async def _read(tab: Tab, begin: int) -> Part:
         more = more or found["more"]
         if seen >= end:
             break
-    return Part(lines, more or len(frames) > _FRAMES_MOST)
+    return Part(lines, more)
 
 
 def where(tab: Tab) -> str:

@@ -1,18 +1,20 @@
 """One page of the browser as a tool has it in hand: calls to it that no dialog and no busy script holds up for ever."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from boxkeep_tools.faults import Gone, Interrupted, Silent, ToolFailed
-from boxkeep_tools.protocol import Answer, Protocol
+from boxkeep_tools.protocol import Answer, Protocol, Refused
 from boxkeep_tools.script import SCRIPT
 
 _CALL_S: Final = 15.0
 _BEGINS_S: Final = 0.4
 _LOADS_S: Final = 15.0
 _WORLD: Final = "boxkeep"
+_FRAMES_MOST: Final = 20
 _REF: Final = re.compile(r"(\d{1,9})\.(\d{1,9})")
 
 
@@ -77,14 +79,24 @@ class Tab:
         await self.protocol.until(lambda: not self.is_loading or self.dialog or self.is_gone, _LOADS_S)
 
     async def frames(self) -> list[Frame]:
-        """The frames of the page, its own document first, each with a world of ours."""
-        found = []
-        for session in (self.session, *self.inner):
+        """The frames of the page, its own document first, each with a world of ours; those that go meanwhile not.
+
+        Raises:
+            Gone: the page itself goes.
+        """
+        own = await self._frames_in(self.session)
+        if not own:
+            raise Gone("The page has been left.")
+        for session in list(self.inner):
+            own += await self._frames_in(session)
+        return own[:_FRAMES_MOST]
+
+    async def _frames_in(self, session: str) -> list[Frame]:
+        found: list[Frame] = []
+        with contextlib.suppress(Gone, Refused):
             tree = await self.call("Page.getFrameTree", session)
-            for name in _names(tree["frameTree"]):
-                made = await self.call(
-                    "Page.createIsolatedWorld", session, frameId=name, worldName=_WORLD, grantUniveralAccess=False
-                )
+            for name in _names(tree["frameTree"])[:_FRAMES_MOST]:
+                made = await self.call("Page.createIsolatedWorld", session, frameId=name, worldName=_WORLD)
                 found.append(Frame(session, name, int(made["executionContextId"])))
         return found
 

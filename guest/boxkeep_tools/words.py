@@ -13,8 +13,11 @@ CUT: Final = "…"
 
 def clean(words: str) -> str:
     """One line of what a person would see: what is no visible character is left out, white space is single."""
-    spaced = " ".join(words.split())
-    return "".join(one for one in spaced if unicodedata.category(one) not in _UNSEEN or one in _JOINERS)
+    return " ".join("".join(one for one in words if _is_seen(one)).split())
+
+
+def _is_seen(one: str) -> bool:
+    return one.isspace() or one in _JOINERS or unicodedata.category(one) not in _UNSEEN
 
 
 def quoted(words: str, most: int = _QUOTED_MOST) -> str:
