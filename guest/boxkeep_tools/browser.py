@@ -21,6 +21,8 @@ _FRAMES: Final = [{"type": "iframe"}]
 class Browser:
     """A connected browser. Alerts and questions before leaving are answered at once; others wait for the agent."""
 
+    protocol: Protocol
+
     def __init__(self) -> None:
         self.notes: deque[str] = deque(maxlen=_NOTES_MOST)
         self.tabs: list[Tab] = []
@@ -43,8 +45,6 @@ class Browser:
             await browser.close()
             raise
         return browser
-
-    protocol: Protocol
 
     async def close(self) -> None:
         """Let go of it."""
@@ -74,10 +74,10 @@ class Browser:
             raise ToolFailed("The browser opens no page.")
         return self.tabs[-1]
 
-    def took_notes(self) -> list[str]:
+    def take_notes(self) -> list[str]:
         """What has happened since this was asked last."""
-        notes, seen = list(self.notes), self.notes
-        seen.clear()
+        notes = list(self.notes)
+        self.notes.clear()
         for tab in self.tabs:
             tab.dialogs = 0
         return notes

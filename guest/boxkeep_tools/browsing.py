@@ -71,7 +71,7 @@ class Browsing:
 
     def _words(self, browser: Browser, told: Told) -> str:
         """What came of an act, then what has happened meanwhile and which page it is now, marked as the page's."""
-        lines = [*browser.took_notes(), *_page(browser), *told.lines]
+        lines = [*browser.take_notes(), *_page(browser), *told.lines]
         return "\n".join([told.sentence, marked(lines, self._mark())])
 
 

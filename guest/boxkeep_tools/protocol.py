@@ -123,7 +123,7 @@ class Protocol:
                 self._tell()
         except SocketClosed as error:
             raise Held if str(error) == BUSY else Away from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise Away("The browser says what cannot be understood.") from error
 
     def _answered(self, said: dict[str, Any]) -> None:

@@ -354,7 +354,7 @@ def test_what_cannot_be_opened_says_why(tools: Tools) -> None:
 def test_while_a_person_drives_nothing_is_done_and_then_it_goes_on(tools: Tools, site: Site, behind: Behind) -> None:
     told = tools.done("browser_open", url=site.put("/form", FORM))
     for mode in ("shared", "human"):
-        behind.hand_over(mode)  # type: ignore[arg-type]
+        behind.hand_over(mode)
         for name, arguments in (
             ("browser_open", {"url": site.url}),
             ("browser_read", {}),

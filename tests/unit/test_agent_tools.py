@@ -3,10 +3,12 @@
 import contextlib
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from websockets.sync.server import ServerConnection
+from websockets.sync.server import serve as server
 
 from tests.agent_tools import Companion, Tools, command, laid_out
 
@@ -190,6 +192,53 @@ def test_a_browser_that_went_away_is_told(place: Path, tmp_path: Path) -> None:
         Tools(place, "--browser", socket=tmp_path / "agent") as tools,
     ):
         assert "The browser is away" in tools.refused("browser_read")
+
+
+def closes(code: int, reason: str) -> Callable[[ServerConnection], None]:
+    return lambda socket: socket.close(code, reason)
+
+
+def says(*messages: str) -> Callable[[ServerConnection], None]:
+    """A browser that answers the first call so, and is silent afterwards."""
+
+    def serve(socket: ServerConnection) -> None:
+        socket.recv()
+        for message in messages:
+            socket.send(message)
+        for _ in socket:
+            pass
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("serve", "words"),
+    [
+        (closes(1013, "A person is in control of the browser"), "A person is in control"),
+        (closes(1013, "The browser is starting"), "The browser is away"),
+        (closes(1000, ""), "The browser is away"),
+        (says('{"id": 1, "error": {"message": "A person is in control of the browser"}}'), "A person is in control"),
+        (says("garbage"), "cannot be understood"),
+        (says("[]"), "cannot be understood"),
+        (says("[" * 100_000), "cannot be understood"),
+        (says('{"id": 1, "error": []}'), "cannot be understood"),
+        (says('{"id": [1]}'), "cannot be understood"),
+        (says('{"method": "Target.attachedToTarget", "params": 1}'), "cannot be understood"),
+        (says('{"method": "Page.x"}', '{"id": 99}', "\x00"), "cannot be understood"),
+    ],
+)
+def test_whatever_a_browser_says_the_tools_go_on(
+    place: Path, tmp_path: Path, serve: Callable[[ServerConnection], None], words: str
+) -> None:
+    with (
+        server(serve, "127.0.0.1", 0) as door,
+        Companion.serving(tmp_path / "agent", lambda _: {"port": door.socket.getsockname()[1]}),
+        Tools(place, "--browser", socket=tmp_path / "agent") as tools,
+    ):
+        threading.Thread(target=door.serve_forever, daemon=True).start()
+        assert words in tools.refused("browser_read")
+        assert words in tools.refused("browser_read")
+        assert tools.ask("ping")["result"] == {}
 
 
 @pytest.mark.parametrize(
