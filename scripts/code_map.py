@@ -14,6 +14,7 @@ PACKAGES = (
     "guest/boxkeep_guest",
     "guest/boxkeep_desktop",
     "guest/boxkeep_agent",
+    "guest/boxkeep_tools",
 )
 
 

@@ -29,7 +29,7 @@ check() {
   ruff format --check -q .
   ruff check -q .
   mypy server sdk
-  (cd guest && mypy boxkeep_guest boxkeep_desktop boxkeep_agent)
+  (cd guest && mypy boxkeep_guest boxkeep_desktop boxkeep_agent boxkeep_tools)
   lint-imports
   say "generated files and documents"
   python scripts/code_map.py --check

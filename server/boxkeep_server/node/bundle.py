@@ -36,7 +36,7 @@ _STARTUP_MODULES = (
     "compileall",
     "py_compile",
 )
-_PROGRAMS = {"desktop": "boxkeep_desktop", "agent": "boxkeep_agent"}
+_PROGRAMS = {"desktop": "boxkeep_desktop", "agent": "boxkeep_agent", "tools": "boxkeep_tools"}
 """The programs beside the guest, and the package of each."""
 _LIBRARIES = ("h11", "wsproto")
 """What they need beside the standard library: pure Python, as it is installed here."""
