@@ -50,6 +50,6 @@ def models_of(environment: Mapping[str, str]) -> Models | None:
         return Models("openrouter", url, key, large, given.get("OPENROUTER_SMALL_MODEL", large))
     if "OPENAI_MODEL" in given and ("OPENAI_API_KEY" in given or "OPENAI_BASE_URL" in given):
         large = given["OPENAI_MODEL"]
-        url, key = given.get("OPENAI_BASE_URL", _OPENAI), given.get("OPENAI_API_KEY", "none")
+        url, key = given.get("OPENAI_BASE_URL", _OPENAI), given.get("OPENAI_API_KEY", "")
         return Models("openai-compatible", url, key, large, given.get("OPENAI_SMALL_MODEL", large))
     return None

@@ -13,7 +13,7 @@ from boxkeep_agent.api import Away
 from boxkeep_agent.models import NONE, models_of
 from boxkeep_agent.persons import Persons
 from boxkeep_agent.server import NotStarted, OpenCode
-from boxkeep_agent.story import FIELD_MOST, cut
+from boxkeep_agent.story import FIELD_MOST, cut, without
 from boxkeep_agent.tasks import Order, Task
 from boxkeep_agent.wish import BadWish, Wish, read_wish
 from boxkeep_desktop.reports import orders, report
@@ -31,6 +31,7 @@ class Agent:
     def __init__(self, wish: Wish) -> None:
         self._wish = wish
         self._models = models_of(os.environ)
+        self._secret = self._models.key if self._models is not None else ""
         self._opencode: OpenCode | None = None
         self._task: Task | None = None
         self._work: asyncio.Task[None] | None = None
@@ -196,7 +197,7 @@ class Agent:
         """Tell something of the task under way."""
         name = task or (self._task.order.task if self._task is not None else None)
         if name is not None:
-            report("task", about={"task": name, "n": self._counts[name], **told})
+            report("task", about={"task": name, "n": self._counts[name], **without(told, self._secret)})
             self._counts[name] += 1
 
     async def _answer(self, question: dict[str, Any]) -> dict[str, Any]:

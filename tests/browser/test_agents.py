@@ -143,12 +143,21 @@ def test_what_the_model_refuses_fails_with_its_words_and_an_unknown_agent_with_w
 
 
 def test_the_models_key_is_shown_nowhere(box: Sandbox) -> None:
-    prompt(box, {"text": "fine"})
+    done = prompt(box, bash("env | grep OPENAI; echo over"), {"text": f"It is {KEY}."})
+    assert done["result"]["text"] == "It is [the model's key]."
     shown = [
-        box.api.ask("GET", path, params={"id": box.id}).text
-        for path in ("", "/opencode/tasks", "/timeline", "/processes", "/events")[:4]
+        box.api.ask("GET", path, params={"id": box.id, **more}).text
+        for path, more in (
+            ("", {}),
+            ("/opencode/tasks", {}),
+            ("/opencode/tasks/events", {"taskId": done["taskId"]}),
+            ("/timeline", {}),
+            ("/processes", {}),
+        )
     ]
-    assert not [text for text in shown if KEY in text]
+    assert "OPENAI_MODEL" in shown[2]
+    # The prompt is the client's own words.
+    assert [text.count(KEY) for text in shown] == [0, done["prompt"].count(KEY), done["prompt"].count(KEY), 0, 0]
     assert "OPENAI_API_KEY" in shown[0]
 
 

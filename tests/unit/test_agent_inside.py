@@ -13,7 +13,7 @@ from boxkeep_agent import workspace
 from boxkeep_agent.models import models_of
 from boxkeep_agent.results import result_of
 from boxkeep_agent.server import config
-from boxkeep_agent.story import EVENTS_MOST, MORE, Story, cut
+from boxkeep_agent.story import EVENTS_MOST, MORE, Story, cut, without
 from boxkeep_agent.wish import BadWish, Wish, read_wish
 
 SESSION = "ses_1"
@@ -125,6 +125,12 @@ def test_what_is_cut_is_no_longer_than_it_may_be_within_json(text: str, most: in
     kept = cut(text, most)
     assert len(json.dumps(kept.removesuffix(MORE), ensure_ascii=False).encode("utf-8", "replace")) <= most
     assert kept == text or kept.endswith(MORE)
+
+
+def test_the_models_key_stands_in_nothing_that_is_told() -> None:
+    told = {"text": "is sk-1.", "files": [{"path": "/sk-1", "change": "added"}], "n": 1}
+    assert "sk-1" not in json.dumps(without(told, "sk-1"))
+    assert without(told, "") == told
 
 
 def message(role: str, *texts: str, **info: Any) -> dict[str, Any]:
