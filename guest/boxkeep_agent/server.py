@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from boxkeep_agent.api import Api, Away, Refused
@@ -25,6 +27,9 @@ _ALONE: Final = {
     for what in ("MODELS_FETCH", "AUTOUPDATE", "LSP_DOWNLOAD", "DEFAULT_PLUGINS", "SHARE")
 }
 """It asks nobody outside for anything but the model."""
+_PASSING: Final = Path("/dev/shm/boxkeep-agent")  # noqa: S108 - within a sandbox
+"""Where it unpacks libraries, and deletes them while it uses them: in memory that keeps no gVisor from writing memory
+down."""
 
 
 class NotStarted(Exception):
@@ -46,9 +51,12 @@ class OpenCode:
         Raises:
             NotStarted
         """
+        shutil.rmtree(_PASSING, ignore_errors=True)
+        _PASSING.mkdir(mode=0o700)
         port, password = free_port(_FIRST_PORT), os.urandom(24).hex()
         environment = {
             **_ALONE,
+            "BUN_TMPDIR": str(_PASSING),
             "OPENCODE_SERVER_PASSWORD": password,
             "OPENCODE_CONFIG_CONTENT": json.dumps(config(wish, models, asking)),
         }
