@@ -24,7 +24,11 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="package")
 def equipped() -> Iterator[Service]:
     """A service whose images have all capability software."""
-    place = {"BOXKEEP_NODE__IMAGES": str(images(*SOFTWARE)), "BOXKEEP_NODE__WARM": "{}"}
+    place = {
+        "BOXKEEP_NODE__IMAGES": str(images(*SOFTWARE)),
+        "BOXKEEP_NODE__WARM": "{}",
+        "BOXKEEP_NODE__MACHINE_MEMORY_MIB": "2048",
+    }
     with running_service(place, beside="b") as running:
         eventually("the node to have unpacked the images", lambda: _has_software(running.api("first")), 180, 1)
         yield running

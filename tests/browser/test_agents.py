@@ -110,10 +110,9 @@ def test_it_writes_files_and_runs_commands_and_says_so(box: Sandbox) -> None:
     assert changed == [("/workspace/copy.txt", "added"), ("/workspace/hello.txt", "added")]
     assert done["result"]["tokens"]["input"] == 30
     assert box.run("cat copy.txt") == "hello\n"
-    told = box.api.ask("GET", "/opencode/tasks/events", params={"id": box.id, "taskId": done["taskId"]})
-    events = list(server_sent(told))
-    assert [event for event, data in events if event != "tool"] == ["started", "text", "completed", "task"]
-    tools = [data for event, data in events if event == "tool"]
+    told = events(box, done["taskId"])
+    assert [event for event, data in told if event != "tool"] == ["started", "text", "completed", "task"]
+    tools = [data for event, data in told if event == "tool"]
     assert [(one["tool"], one["state"]) for one in tools] == [
         ("write", "running"),
         ("write", "completed"),
@@ -211,6 +210,53 @@ def test_a_task_survives_a_restart_of_all_that_is_ours(equipped: Service, box: S
     assert ended(box, task)["result"]["text"] == "survived"
     assert ended(box, second)["result"]["text"] == "after it"
     assert [read(box, one)["status"] for one in (task, second)] == ["completed", "completed"]
+
+
+PAGE = """<title>A form</title><h1>Sign in</h1><button onclick="this.textContent = 'pressed'">Press me</button>"""
+
+
+def test_it_uses_the_sandboxs_browser_and_asks_for_a_person(api: Api, isolation: str) -> None:
+    browser = {"mode": "local-chromium", "humanInLoop": True}
+    with with_agent(api, isolation, capabilities={"browser": browser}) as box:
+        box.write("/opt/page.html", PAGE.encode())
+        eventually("the browser", lambda: box.api.get(box.id)["browserPreview"]["status"] == "ready", READY_S, 0.3)
+        task = queue(
+            box,
+            call("sandbox_browser_open", url="file:///opt/page.html"),
+            call("sandbox_browser_click", ref="1.1"),
+            call("sandbox_browser_read"),
+            call("sandbox_ask_person", reason="approval", message="May I?"),
+            {"text": "thank you"},
+        )
+        asked = eventually("a person to be asked for", lambda: pending(box), 120, 0.3)
+        assert (asked["requestedBy"], asked["reason"], asked["message"]) == ("agent", "approval", "May I?")
+        assert read(box, task)["status"] == "running"
+        box.post("/handoff/accept", controller="ada")
+        box.post("/handoff/complete", note="Yes, do.")
+        done = ended(box, task)
+        assert (done["status"], done["result"]["text"]) == ("completed", "thank you"), done
+        tools = [data for event, data in events(box, task) if event == "tool" and data["state"] == "completed"]
+        opened, _, seen, answered = (one["output"] for one in tools)
+        assert "Sign in" in opened
+        assert "Press me" in opened
+        assert "pressed" in seen
+        assert "Yes, do." in answered
+        again = box.post("/handoff", reason="custom", message="Look", resumePrompt=script({"text": "on it"}))
+        box.post("/handoff/accept", controller="ada")
+        box.post("/handoff/complete")
+        latest = box.api.call("GET", "/opencode/tasks", params={"id": box.id})["items"][0]
+        assert (latest["requestId"], latest["sessionId"]) == (again["requestId"], done["sessionId"])
+        assert ended(box, latest["taskId"])["result"]["text"] == "on it"
+
+
+def pending(box: Sandbox) -> dict[str, Any] | None:
+    response = box.api.ask("GET", "/handoff", params={"id": box.id})
+    seen: dict[str, Any] = response.json()
+    return seen if response.status_code == 200 and seen["status"] == "pending" else None
+
+
+def events(box: Sandbox, task: str) -> list[tuple[str, dict[str, Any]]]:
+    return list(server_sent(box.api.ask("GET", "/opencode/tasks/events", params={"id": box.id, "taskId": task})))
 
 
 def test_without_a_model_it_says_which_variables_name_one(api: Api) -> None:
