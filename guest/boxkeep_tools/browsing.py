@@ -8,7 +8,7 @@ from boxkeep_tools.acts import Act, Told
 from boxkeep_tools.browser import Browser
 from boxkeep_tools.companion import Companion
 from boxkeep_tools.faults import Away, Interrupted, ToolFailed
-from boxkeep_tools.reading import where
+from boxkeep_tools.reading import know, where
 from boxkeep_tools.tools import Arguments, Content, image, text
 from boxkeep_tools.words import marked, quoted
 
@@ -40,6 +40,7 @@ class Browsing:
     async def _ran(self, browser: Browser, act: Act, given: Arguments) -> Sequence[Content]:
         try:
             told = await act(browser, given)
+            await _known(browser)
         except Interrupted as fault:
             told = Told(str(fault))
         except ToolFailed as fault:
@@ -73,6 +74,11 @@ class Browsing:
         """What came of an act, then what has happened meanwhile and which page it is now, marked as the page's."""
         lines = [*browser.take_notes(), *_page(browser), *told.lines]
         return "\n".join([told.sentence, marked(lines, self._mark())])
+
+
+async def _known(browser: Browser) -> None:
+    if browser.tabs and browser.front.dialog is None:
+        await know(browser.front)
 
 
 def _page(browser: Browser) -> list[str]:

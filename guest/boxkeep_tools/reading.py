@@ -1,9 +1,10 @@
 """What an agent gets to see of a page: its text with numbered elements in parts, and pictures of bounded size."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, Final
 
-from boxkeep_tools.faults import Gone, ToolFailed
+from boxkeep_tools.faults import Gone, Interrupted, ToolFailed
 from boxkeep_tools.tab import Tab
 from boxkeep_tools.words import clean, quoted
 
@@ -11,6 +12,7 @@ PART_CHARACTERS: Final = 16_000
 PARTS_MOST: Final = 50
 _TRIES: Final = 3
 _READ_S: Final = 20.0
+_TITLE_S: Final = 1.0
 _READY_S: Final = 10.0
 _PICTURE_SIDE: Final = 1280
 _PICTURE_MOST: Final = 400_000
@@ -71,6 +73,13 @@ async def _read(tab: Tab, begin: int) -> Part:
 def where(tab: Tab) -> str:
     """Which page it is, in a line."""
     return f"{quoted(tab.title)} at {quoted(tab.url, 1000)}"
+
+
+async def know(tab: Tab) -> None:
+    """Ask a page for its title, which the protocol tells late or never; one that does not answer keeps what it had."""
+    with contextlib.suppress(ToolFailed, Interrupted):
+        (frame, *_) = await tab.frames()
+        tab.title = str(await tab.run(frame, "title", within_s=_TITLE_S))
 
 
 async def picture(tab: Tab) -> str:

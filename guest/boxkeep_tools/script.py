@@ -302,6 +302,7 @@ function (what, ...given) {
 
   const size = () => ({width: innerWidth, height: innerHeight});
   const ready = () => of(Document, "readyState", document) !== "loading";
-  return {read, spot, element, prepare, value, select, has, size, ready}[what](...given);
+  const title = () => of(Document, "title", document).slice(0, WIDTH);
+  return {read, spot, element, prepare, value, select, has, size, ready, title}[what](...given);
 }
 """

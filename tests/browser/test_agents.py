@@ -237,6 +237,7 @@ def test_it_uses_the_sandboxs_browser_and_asks_for_a_person(api: Api, isolation:
         assert (done["status"], done["result"]["text"]) == ("completed", "thank you"), done
         tools = [data for event, data in events(box, task) if event == "tool" and data["state"] == "completed"]
         opened, _, seen, answered = (one["output"] for one in tools)
+        assert "«A form»" in opened
         assert "Sign in" in opened
         assert "Press me" in opened
         assert "pressed" in seen
