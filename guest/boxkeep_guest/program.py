@@ -32,19 +32,20 @@ def first_mark() -> int:
     return (1 << 61) + (int.from_bytes(os.urandom(5), "big") << 20)
 
 
-def _started(pool: ThreadPoolExecutor, threads: int) -> ThreadPoolExecutor:
-    """The pool with all its threads there: what the node gives the guest it gives to the threads that it finds."""
-    all_there = Barrier(threads)
-    for _ in range(threads):
+def _start_all(pool: ThreadPoolExecutor) -> None:
+    """Have all its threads there: under runc the node puts those first that it finds when we listen."""
+    all_there = Barrier(THREADS)
+    for _ in range(THREADS):
         pool.submit(all_there.wait)
-    return pool
 
 
 async def serve(boot: Boot) -> None:
     """Serve the wire until a signal ends it, which as PID 1 none does."""
     stopped = asyncio.Event()
     file_threads = ThreadPoolExecutor(THREADS, "files")
-    process_threads = _started(ThreadPoolExecutor(THREADS, "processes"), THREADS)
+    process_threads = ThreadPoolExecutor(THREADS, "processes")
+    if boot.runtime == "runc":
+        _start_all(process_threads)
     events, gate = Events(), Gate()
     identity = Identity(boot.machine, boot.epoch, boot.secret)
     memory = Memory(boot.memory_limit, boot.meminfo)

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from boxkeep_server.control.reconcile.last_looks import AT_ONCE, AT_ONCE_OF_ONE, LastLooks
 from boxkeep_server.control.salvage import Salvage
+from boxkeep_server.engine.interface import NodeAway
 from boxkeep_server.model.events import Event, EventType
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.sandboxes import Reason, Sandbox
@@ -147,6 +148,26 @@ async def test_with_the_store_away_it_ends_all_the_same(stage: Stage, api: httpx
     told = missed(await ended(stage, api, own))
     assert told["reason"] == "The store of files is away"
     assert told["missed"] == 2
+
+
+async def test_a_node_that_is_away_for_a_moment_costs_nothing(
+    stage: Stage, api: httpx.AsyncClient, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = await stage.sandboxes.state(own)
+    assert found is not None
+    known, asked = stage.node.claim, []
+
+    async def away(*of: object) -> object:
+        asked.append(of)
+        if len(asked) == 1:
+            raise NodeAway("it is being restarted")
+        return await known(*of)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stage.node, "claim", away)
+    timeline = await ended(stage, api, own)
+    assert await keys(api, own) == ["deep/large", "result.csv"]
+    assert EventType.ARTIFACTS_MISSED not in [event.type for event in timeline]
+    assert len(asked) > 1
 
 
 async def test_again_after_a_kill_publishes_nothing_twice(stage: Stage, api: httpx.AsyncClient, own: str) -> None:

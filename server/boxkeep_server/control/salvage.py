@@ -16,6 +16,7 @@ from boxkeep_server.model.errors import (
     NotReady,
     SandboxFault,
     TimedOut,
+    Unavailable,
 )
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.sandboxes import Sandbox
@@ -25,6 +26,7 @@ from boxkeep_server.store.database import Database
 WITHIN_S: Final = 30.0
 """How long a sandbox's end may be held up by it: long enough for a gigabyte, and no more than a release may take."""
 LIST_WITHIN_S: Final = 5.0
+AGAIN_S: Final = 0.5
 NAMED_MOST: Final = 20
 _OF_ONE: Final = (NotFound, Invalid, Conflict, SandboxFault)
 """What may be wrong with a file, and does not keep others from being published."""
@@ -50,20 +52,28 @@ class Salvage:
 
     async def run(self, sandbox: Sandbox) -> None:
         """Publish what can be, and note in the timeline what could not be. May be repeated: what was published is not
-        published twice."""
-        outcome = _Outcome()
-        try:
-            await self._publish(sandbox, outcome)
-        except NotReady:
-            return  # there is no machine that could be asked
-        except BoxkeepError as error:
-            outcome.reason = str(error)
-        if outcome.missed or outcome.reason is not None:
-            await self._tell(sandbox, outcome)
-
-    async def _publish(self, sandbox: Sandbox, outcome: _Outcome) -> None:
+        published twice. What is away, as a node that is being restarted, is asked again while there is time."""
         clock = asyncio.get_running_loop().time
         until = clock() + self._within_s
+        while True:
+            outcome = _Outcome()
+            try:
+                await self._publish(sandbox, outcome, until)
+            except NotReady:
+                return  # there is no machine that could be asked
+            except Unavailable as away:
+                outcome.reason = str(away)
+                if clock() + AGAIN_S < until:
+                    await asyncio.sleep(AGAIN_S)
+                    continue
+            except BoxkeepError as error:
+                outcome.reason = str(error)
+            if outcome.missed or outcome.reason is not None:
+                await self._tell(sandbox, outcome)
+            return
+
+    async def _publish(self, sandbox: Sandbox, outcome: _Outcome, until: float) -> None:
+        clock = asyncio.get_running_loop().time
         caller = await self._owner(sandbox)
         try:
             async with asyncio.timeout(min(LIST_WITHIN_S, self._within_s)):
