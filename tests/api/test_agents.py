@@ -65,8 +65,9 @@ for line in sys.stdin:
         if order["prompt"] == "die" or order["prompt"] == "die once" and not order["again"]:
             os._exit(1)
         if order["prompt"] == "ask":
-            tell("asked", ask="a" * 32, why="mfa", text="A code, please")
-            say(event="fact", facts={"ask": "a" * 32})
+            ask = ("b" if order["again"] else "a") * 32
+            tell("asked", ask=ask, why="mfa", text="A code, please")
+            say(event="fact", facts={"ask": ask})
         elif order["prompt"] != "wait":
             tell("text", text="I think\\0")
             files = [{"path": "/workspace/a", "change": "added"}]
@@ -324,6 +325,30 @@ async def test_a_person_that_the_agent_asks_for_answers_it(house: House) -> None
     assert done.result is not None
     assert json.loads(done.result["text"]) == {"status": "completed", "note": "typed it", "sentence": None}
     assert len(house.heard("answer")) == 1
+
+
+async def test_an_agent_that_was_interrupted_while_it_waited_gets_the_answer_to_what_it_had_asked(house: House) -> None:
+    task = await house.until_it_is(await house.prompt("ask"), TaskStatus.RUNNING)
+
+    async def asked() -> Any:
+        return await house.handoffs.latest(house.sandbox.id)
+
+    first = await house.until(asked)
+    house.kill()  # the next asks in other words, as it does not know of the first
+    again = await house.until(lambda: len(house.heard("prompt")) == 2 and house.heard("prompt")[-1])
+    assert again["again"]
+    await house.until(lambda: _adopted(house, task))
+    await house.handoffs.accept(house.caller, house.sandbox.id, "ada")
+    await house.handoffs.complete(house.caller, house.sandbox.id, "typed it")
+    done = await house.until_it_is(task, TaskStatus.COMPLETED)
+    assert done.result is not None
+    assert json.loads(done.result["text"])["note"] == "typed it"
+    assert (await asked()).id == first.id
+
+
+async def _adopted(house: House, task: Task) -> bool:
+    now = await house.read(task)
+    return now.ask is not None and now.ask.get("handoff") == ASK
 
 
 async def test_a_person_that_cannot_be_asked_for_is_refused_with_why(house: House) -> None:

@@ -159,7 +159,7 @@ class Agents:
             raise TaskNotFound
         return found
 
-    async def list(self, caller: Caller, sandbox_id: str, *, cursor: str | None = None, limit: int = 100) -> TaskPage:
+    async def list(self, caller: Caller, sandbox_id: str, *, cursor: str | None = None, limit: int = 20) -> TaskPage:
         """Tasks, newest first.
 
         Raises:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final, get_args
 
@@ -15,11 +16,13 @@ from boxkeep_server.model.agents import ASK, NAME, TASK, TRIES_MOST, Task, TaskR
 from boxkeep_server.model.companions import Companion, CompanionState
 from boxkeep_server.model.errors import BoxkeepError, Conflict, NotReady
 from boxkeep_server.model.handoffs import HandoffReason
+from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import agents, companions, handoffs, sandboxes
 from boxkeep_server.store.database import Database
 
 AT_ONCE: Final = 100
+HANDOFF: Final = "handoff"
 _OVER: Final = (Status.ENDING, Status.ENDED, Status.FAILED)
 
 _log = logging.getLogger(__name__)
@@ -75,7 +78,7 @@ class Work:
         if now_on is None and wanted is not None:
             return self.crowd.start(key, partial(self._give, agent, wanted))
         if ask is not None and current is not None and current.ask is not None and current.ask.get("id") == ask:
-            return self.crowd.start(key, partial(self._ask, agent, current.ask))
+            return self.crowd.start(key, partial(self._ask, agent, current, current.ask))
         return 0
 
     async def _give(self, agent: Companion, task: Task) -> None:
@@ -96,17 +99,26 @@ class Work:
         }
         await self._order(task.sandbox, **order)
 
-    async def _ask(self, agent: Companion, ask: Mapping[str, str]) -> None:
+    async def _ask(self, agent: Companion, task: Task, ask: Mapping[str, str]) -> None:
         """See that a person is asked for, and tell the agent what has come of it once something has."""
         async with self._database.reading() as connection:
-            found = await handoffs.get(connection, ask["id"])
+            found = await handoffs.get(connection, ask.get(HANDOFF, ask["id"]))
+            latest = await handoffs.latest(connection, agent.sandbox)
             sandbox = await sandboxes.get(connection, agent.sandbox)
         if found is not None:
             if not found.open:
                 await self._answer(agent, ask["id"], found.status, found.note)
-            return
-        if sandbox is None:
-            return
+        elif latest is not None and latest.open and latest.requested_by == "agent":
+            await self._adopt(task, {**ask, HANDOFF: latest.id})
+        elif sandbox is not None:
+            await self._ask_anew(agent, sandbox, ask)
+
+    async def _adopt(self, task: Task, ask: Mapping[str, str]) -> None:
+        """The agent has asked before it was interrupted: what comes of that is the answer."""
+        async with self._database.writing() as connection:
+            await agents.change(connection, task, replace(task, ask=ask), SYSTEM)
+
+    async def _ask_anew(self, agent: Companion, sandbox: Sandbox, ask: Mapping[str, str]) -> None:
         try:
             await self._handoffs.ask(
                 sandbox,

@@ -29,7 +29,7 @@ class OfTasks(Query):
 
     id: SomeId
     task_id: SomeId | None = None
-    limit: Annotated[QueryInt, Field(ge=1, le=1000)] | None = None
+    limit: Annotated[QueryInt, Field(ge=1, le=100)] | None = None
     cursor: Annotated[Text, Field(max_length=200)] | None = None
 
 
@@ -77,7 +77,7 @@ async def read(call: Call, query: OfTasks, _: Nothing) -> Response:
     """One, or a page."""
     if query.task_id is not None:
         return json_response(task(await call.parts.agents.read(call.caller, query.id, query.task_id)))
-    page = await call.parts.agents.list(call.caller, query.id, cursor=query.cursor, limit=query.limit or 100)
+    page = await call.parts.agents.list(call.caller, query.id, cursor=query.cursor, limit=query.limit or 20)
     return json_response({"items": [task(one) for one in page.items], "nextCursor": page.next_cursor})
 
 
