@@ -151,7 +151,7 @@ class Agent:
             self._tell({"kind": "failed", "text": NONE}, wished.task)
             report("fact", facts={"task": ""})
             return
-        self._task = Task(wished, self._opencode.api, self._wish.workspace, self._tell)
+        self._task = Task(wished, self._opencode.api, self._opencode.agents, self._wish.workspace, self._tell)
         self._work = asyncio.create_task(self._see_through(self._task))
 
     async def _see_through(self, task: Task) -> None:

@@ -37,11 +37,12 @@ class NotStarted(Exception):
 
 
 class OpenCode:
-    """A running opencode that nobody but us can speak to."""
+    """A running opencode that nobody but us can speak to. `agents` are those that it is known to have."""
 
     def __init__(self, program: Program, api: Api, port: int) -> None:
         self.api = api
         self.port = port
+        self.agents: set[str] = set()
         self._program = program
 
     @classmethod

@@ -35,11 +35,12 @@ class Order:
 
 
 class Task:
-    """A task under way. `heard` is to be given every event of opencode's."""
+    """A task under way. `heard` is to be given every event of opencode's; `known` are agents that it is known to have."""
 
-    def __init__(self, order: Order, api: Api, directory: str, tell: Tell) -> None:
+    def __init__(self, order: Order, api: Api, known: set[str], directory: str, tell: Tell) -> None:
         self.order = order
         self._api = api
+        self._known = known
         self._directory = directory
         self._tell = tell
         self._session: str | None = None
@@ -87,7 +88,7 @@ class Task:
         self._session = await self._own_session()
         self._story = Story(self._session)
         self._tell({"kind": "started", "session": self._session})
-        before = len(await self._messages())
+        before = len(await self._messages()) if self._session == self.order.session else 0
         text = _GO_ON if self.order.again and before else self.order.prompt
         body = {"agent": self.order.agent, "parts": [{"type": "text", "text": text}]}
         await self._api.call("POST", f"/session/{self._session}/prompt_async", body)
@@ -95,7 +96,10 @@ class Task:
 
     async def _check_agent(self) -> None:
         """Raise `Refused` unless there is such an agent: opencode itself would say nothing at all."""
+        if self.order.agent in self._known:
+            return
         there = [str(one.get("name")) for one in await self._api.call("GET", "/agent") if isinstance(one, dict)]
+        self._known.update(there)
         if self.order.agent not in there:
             raise Refused(f"opencode has no agent {self.order.agent}; it has {', '.join(there)}")
 

@@ -1,4 +1,4 @@
-"""The figures of what sandboxes can have besides: browsers, their viewer, and documents."""
+"""The figures of what sandboxes can have besides: browsers, their viewer, documents, and agents."""
 
 import base64
 import contextlib
@@ -14,6 +14,7 @@ from websockets.sync.client import connect
 
 from boxkeep_server.model.images import SOFTWARE
 from tests import papers
+from tests.bench.agents import AGENT, agents
 from tests.bench.figures import Bench
 from tests.bench.screen import RAW, ZRLE, Screen
 from tests.bench.stopwatch import Samples, sampled, timed
@@ -32,7 +33,7 @@ PATCH = 32
 COLOURFUL = """let n = 0;
 const next = () => { document.body.style.background = n++ % 2 ? 'red' : 'blue'; requestAnimationFrame(next); };
 next()"""
-GROUPS = frozenset({"browsers", "documents"})
+GROUPS = frozenset({"browsers", "documents", "agents"})
 
 
 @contextlib.contextmanager
@@ -41,7 +42,7 @@ def capable_service() -> Iterator[Service]:
     place = {"BOXKEEP_NODE__IMAGES": str(images(*SOFTWARE)), "BOXKEEP_NODE__WARM": WARM}
     with running_service({**place, "BOXKEEP_NODE__MACHINE_MEMORY_MIB": "4096"}, beside="c") as service:
         api = service.api("bench")
-        for capability in (BROWSER, DOCUMENTS):
+        for capability in (BROWSER, DOCUMENTS, AGENT):
             eventually("the images to be unpacked", lambda wish=capability: _offers(api, wish), UNPACKED_S, 1)  # type: ignore[misc]
         yield service
 
@@ -64,7 +65,7 @@ class Capabilities:
     def all(self, isolations: tuple[str, ...], only: Collection[str] = ()) -> None:
         """Every figure, or those of the groups in `only`."""
         for isolation in isolations:
-            for group in (self.browsers, self.documents):
+            for group in (self.browsers, self.documents, self.agents):
                 if not only or group.__name__ in only:
                     group(isolation)
 
@@ -142,6 +143,10 @@ class Capabilities:
                 later = sampled(lambda: _convert(box), self.bench.count(10))
         self.bench.tell("odt → pdf, the first of a sandbox", isolation, Samples(tuple(first)))
         self.bench.tell("odt → pdf, the next", isolation, later)
+
+    def agents(self, isolation: str) -> None:
+        """See `agents.agents`."""
+        agents(self.bench, isolation)
 
 
 def _write_page(box: Sandbox) -> None:
