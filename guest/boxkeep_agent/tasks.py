@@ -35,7 +35,7 @@ class Order:
 
 
 class Task:
-    """A task under way. `heard` is to be given every event of opencode's; `known` are agents that it is known to have."""
+    """A task under way. `heard` is to be given every event of opencode's; `known` are agents of it that were found."""
 
     def __init__(self, order: Order, api: Api, known: set[str], directory: str, tell: Tell) -> None:
         self.order = order
