@@ -1,11 +1,17 @@
-"""A real browser."""
+"""A real browser, and a service whose sandboxes have browsers."""
 
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.ingredients import chromium
+from boxkeep_server.model.images import SOFTWARE
+from tests.browser.remote import BROWSER
+from tests.clients import Api, eventually
+from tests.ingredients import chromium, images
+from tests.services import Service, running_service
+
+RECORDING_FILE_S = 5
 
 
 @pytest.fixture(scope="module")
@@ -16,3 +22,24 @@ def browser() -> Iterator[Browser]:
         started = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         yield started
         started.close()
+
+
+@pytest.fixture(scope="package")
+def browsers() -> Iterator[Service]:
+    """A service that has browsers, and records them in short files."""
+    place = {
+        "BOXKEEP_NODE__IMAGES": str(images(*SOFTWARE)),
+        "BOXKEEP_NODE__WARM": "{}",
+        "BOXKEEP_CONTROL__RECORDING_FILE_S": str(RECORDING_FILE_S),
+    }
+    with running_service(place, beside="b") as running:
+        eventually("the node to have unpacked the images", lambda: _has_browsers(running.api("first")), 180, 1)
+        yield running
+
+
+def _has_browsers(api: Api) -> bool:
+    made = api.ask("POST", "", json={"runtime": "base", "capabilities": {"browser": BROWSER}})
+    if made.status_code == 501:
+        return False
+    api.delete(made.json()["id"])
+    return True

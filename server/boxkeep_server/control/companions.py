@@ -1,6 +1,7 @@
 """Companions: programs of ours beside what runs in a sandbox, started, listened to, ordered, and started again."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ ORDER_S: Final = 30.0
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A companion as it is wished: the program inside, the account that it runs as, and what its states are called.
-    Its arguments are asked for when it is started."""
+    Its arguments, and what it is told first where nobody else sees it, are asked for when it is started."""
 
     name: str
     program: str
@@ -37,6 +38,7 @@ class Kind:
     user: str
     became_ready: EventType
     became_failed: EventType
+    told_first: Callable[[], Awaitable[bytes]] | None = None
 
     async def request(self, process: str) -> dict[str, object]:
         """The guest wire's request that starts it, or finds it running."""
@@ -47,6 +49,7 @@ class Kind:
             "args": list(await self.arguments()),
             "cwd": "/",
             "user": self.user,
+            "stdin": None if self.told_first is None else base64.b64encode(await self.told_first()).decode(),
             "keepStdin": True,
             "background": True,
             "companion": True,
@@ -84,6 +87,7 @@ class Companions:
                 one = await self._listen(visit, kind, one)
                 failures = 0 if was_ready or one.state is CompanionState.READY else failures + 1
                 await asyncio.sleep(self._backoff_s[min(failures, len(self._backoff_s) - 1)])
+            await self._visits.of(sandbox.id)  # raises where it is the sandbox that ended
             if one.state is not CompanionState.FAILED:
                 one = await self._next(kind, one, failures)
 
