@@ -16,17 +16,18 @@ from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.companions import Companions, Kind
 from boxkeep_server.control.files import Files
 from boxkeep_server.control.liveness import Liveness
-from boxkeep_server.control.reconcile.publish import AGAIN_MS, CALM_MS, Publish
-from boxkeep_server.control.recordings import AT_ONCE, LOST, Recordings
+from boxkeep_server.control.reconcile.publish import AGAIN_MS, AT_ONCE_OF_ONE, CALM_MS, Publish
+from boxkeep_server.control.recordings import AT_ONCE, LOST, Look, Recordings
 from boxkeep_server.control.strays import Strays
 from boxkeep_server.control.visits import Visits
 from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.model.browsers import NAME
+from boxkeep_server.model.companions import Companion, CompanionState
 from boxkeep_server.model.errors import BoxkeepError
 from boxkeep_server.model.events import Event, EventType
 from boxkeep_server.model.sandboxes import NewSandbox, Sandbox
 from boxkeep_server.model.statuses import Status
-from boxkeep_server.store import events
+from boxkeep_server.store import companions, events
 from tests.api.stage import LAST_LOOK_S, Stage
 from tests.guests import GuestProgram
 
@@ -266,3 +267,36 @@ async def test_without_the_wish_nothing_is_looked_for(stage: Stage, guest: Guest
             while (await stage.sandboxes.states([box]))[box][0] is not Status.ENDED:
                 await asyncio.sleep(0.02)
         assert (await client.get(f"{S}/artifacts", params={"id": box})).json()["items"] == []
+
+
+class Stalls(Recordings):
+    """Never comes to an end with the sandboxes of one organisation."""
+
+    def __init__(self, organisation: str) -> None:
+        self.organisation = organisation
+        self.looked: list[str] = []
+
+    async def publish(self, sandbox: Sandbox, most: int = AT_ONCE) -> Look:
+        self.looked.append(sandbox.organisation)
+        if sandbox.organisation == self.organisation:
+            await asyncio.Event().wait()
+        return Look()
+
+
+async def test_whose_sandboxes_stall_holds_up_nobody_else(stage: Stage, pool: GuestPool, guest: GuestProgram) -> None:
+    keys = [await stage.key(name) for name in ("bad", "good")]
+    for key in [keys[0]] * (AT_ONCE_OF_ONE + 2) + [keys[1]]:
+        box = await stage.ready_sandbox(key, guest.address)
+        sandbox = await stage.sandboxes.state(box)
+        assert sandbox is not None
+        said = {"facts": {"recordings": "1"}, "updated_at": 1}
+        one = Companion(box, sandbox.organisation, NAME, sandbox.epoch, 0, 0, CompanionState.READY, **said)
+        async with stage.database.writing() as connection:
+            await companions.begin(connection, one)
+    stalls = Stalls((await stage.keys.authenticate(keys[0])).organisation)
+    publish = Publish(stage.database, stalls, stage.clock)
+    assert await publish.run_once() == AT_ONCE_OF_ONE + 1
+    await asyncio.sleep(0)
+    assert stalls.looked.count(stalls.organisation) == AT_ONCE_OF_ONE
+    assert len(stalls.looked) == AT_ONCE_OF_ONE + 1
+    await publish.crowd.close()

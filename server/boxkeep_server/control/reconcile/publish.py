@@ -1,6 +1,7 @@
 """Publish: recordings that wait in ready sandboxes become artifacts."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -13,7 +14,9 @@ from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.store import companions
 from boxkeep_server.store.database import Database
 
-AT_ONCE: Final = 16
+AT_ONCE: Final = 64
+AT_ONCE_OF_ONE: Final = 4
+"""Of one organisation: whose sandboxes stall holds up its own alone."""
 CALM_MS: Final = 2_000
 AGAIN_MS: Final = 60_000
 """Between two looks into the same sandbox: usually, and where the first has not succeeded."""
@@ -30,6 +33,7 @@ class Publish:
         self._monotonic_ms = monotonic_ms
         self._not_before: dict[str, float] = {}
         self._limited: set[str] = set()
+        self._of: Counter[str] = Counter()
         self.crowd = Crowd(AT_ONCE)
 
     async def run_once(self) -> int:
@@ -41,9 +45,23 @@ class Publish:
         self._limited &= waiting.keys()
         now = self._monotonic_ms()
         due = [sandbox for sandbox in waiting.values() if self._not_before.get(sandbox.id, now) <= now]
-        return sum(self.crowd.start(sandbox.id, partial(self._look, sandbox)) for sandbox in due)
+        return sum(self._start(sandbox) for sandbox in due)
+
+    def _start(self, sandbox: Sandbox) -> bool:
+        if self._of[sandbox.organisation] >= AT_ONCE_OF_ONE:
+            return False
+        started = self.crowd.start(sandbox.id, partial(self._look, sandbox))
+        self._of[sandbox.organisation] += started
+        return started
 
     async def _look(self, sandbox: Sandbox) -> None:
+        try:
+            await self._publish(sandbox)
+        finally:
+            self._of[sandbox.organisation] -= 1
+            self._of += Counter()
+
+    async def _publish(self, sandbox: Sandbox) -> None:
         look = await self._recordings.publish(sandbox)
         wait_ms = CALM_MS if look.error is None else AGAIN_MS
         self._not_before[sandbox.id] = self._monotonic_ms() + wait_ms
