@@ -11,7 +11,7 @@ from tests.clients import Api, eventually
 from tests.ingredients import chromium, images
 from tests.services import Service, running_service
 
-RECORDING_FILE_S = 5
+RECORDING_FILE_S = 4
 
 
 @pytest.fixture(scope="module")
