@@ -16,7 +16,7 @@ from boxkeep_agent.server import NotStarted, OpenCode
 from boxkeep_agent.story import FIELD_MOST, cut, without
 from boxkeep_agent.tasks import Order, Task
 from boxkeep_agent.wish import BadWish, Wish, read_wish
-from boxkeep_desktop.reports import orders, report
+from boxkeep_desktop.reports import listen, orders, report
 
 _SOCKET: Final = Path("/run/boxkeep-agent.sock")
 _AGAIN_S: Final = 0.5
@@ -28,8 +28,9 @@ _CRASHES_WITHIN_S: Final = 120.0
 class Agent:
     """One agent. `run` returns when nobody can give it orders any more, or opencode breaks time and again."""
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, wish: Wish, told: asyncio.StreamReader) -> None:
         self._wish = wish
+        self._orders = told
         self._models = models_of(os.environ)
         self._secret = self._models.key if self._models is not None else ""
         self._opencode: OpenCode | None = None
@@ -108,7 +109,7 @@ class Agent:
         await self._let_go()
 
     async def _obey(self) -> None:
-        async for order in orders():
+        async for order in orders(self._orders):
             try:
                 await self._do(order)
                 report("done", order=order.get("id"))
@@ -213,12 +214,16 @@ class Agent:
                 return {"status": "refused", "note": None, "sentence": "That cannot be asked"}
 
 
-def main(arguments: list[str]) -> int:
-    """Run the agent that the only argument wishes; its exit status."""
+async def _run() -> int:
+    told = await listen()
     try:
-        (text,) = arguments
-        wish = read_wish(text)
-    except (ValueError, BadWish) as error:
+        wish = read_wish(await told.readline())
+    except BadWish as error:
         sys.stderr.write(f"boxkeep-agent: {error}\n")
         return 2
-    return asyncio.run(Agent(wish).run())
+    return await Agent(wish, told).run()
+
+
+def main() -> int:
+    """Run the agent that the first line of standard input wishes; its exit status."""
+    return asyncio.run(_run())

@@ -22,8 +22,8 @@ class Wish:
     person: bool
 
 
-def read_wish(text: str) -> Wish:
-    """The wish that a text says.
+def read_wish(text: bytes) -> Wish:
+    """The wish that a line says.
 
     Raises:
         BadWish

@@ -3,13 +3,14 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import h11
 
 from boxkeep_desktop.chromium import Chromium
 from boxkeep_desktop.holds import BUSY, Mode, answer_instead
+from boxkeep_desktop.passing import until_one_ends
 from boxkeep_desktop.sockets import Socket, SocketClosed
 
 _BLOCK: Final = 64 << 10
@@ -100,7 +101,7 @@ class DevTools:
         browser = await self._browser(client, chromium, path)
         self._open.add(client)
         try:
-            await _until_one_ends(self._inward(client, browser), _outward(client, browser))
+            await until_one_ends(self._inward(client, browser), _outward(client, browser))
         finally:
             self._open.discard(client)
             await browser.close()
@@ -127,16 +128,6 @@ class DevTools:
 async def _outward(client: Socket, browser: Socket) -> None:
     while True:
         await client.send(await browser.receive())
-
-
-async def _until_one_ends(*both: Coroutine[Any, Any, None]) -> None:
-    tasks = [asyncio.create_task(one) for one in both]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _request(reader: asyncio.StreamReader) -> tuple[h11.Request, h11.Connection]:

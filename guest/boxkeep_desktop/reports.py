@@ -16,10 +16,15 @@ def report(event: str, **more: Any) -> None:
     os.write(sys.stdout.fileno(), line.encode("utf-8", "replace") + b"\n")
 
 
-async def orders() -> AsyncIterator[dict[str, Any]]:
-    """What is asked of the desktop, until nobody can ask any more. A line that is no object is passed over."""
+async def listen() -> asyncio.StreamReader:
+    """The lines that the desktop is told."""
     reader = asyncio.StreamReader(limit=_LINE_MOST)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return reader
+
+
+async def orders(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
+    """What is asked of the desktop, until nobody can ask any more. A line that is no object is passed over."""
     while line := await reader.readline():
         try:
             order = json.loads(line)

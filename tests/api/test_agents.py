@@ -41,6 +41,7 @@ ASK = "a" * 32
 PLAYED = """
 import json, os, sys
 pids, heard = sys.argv[1:3]
+assert json.loads(sys.stdin.readline())["workspace"] == "/workspace"
 open(pids, "a").write(f"{os.getpid()}\\n")
 say = lambda **said: print(json.dumps(said), flush=True)
 task, n = "", 0
@@ -98,9 +99,7 @@ class House:
         self._task = asyncio.create_task(self._attend())
 
     async def _attend(self) -> None:
-        async def arguments() -> tuple[str, ...]:
-            return ("-u", "-c", PLAYED, str(self.directory / "pids"), str(self.directory / "heard"))
-
+        arguments = ("-u", "-c", PLAYED, str(self.directory / "pids"), str(self.directory / "heard"))
         (kind,) = self.agents.wanted(self.sandbox)
         while True:
             with suppress(BoxkeepError):

@@ -55,10 +55,10 @@ class House:
         self._task = asyncio.create_task(self._attend())
 
     async def _attend(self) -> None:
-        async def arguments() -> tuple[str, ...]:
-            return ("-u", "-c", SAYS, str(self.directory / "pids"))
-
-        kind = Kind(NAME, sys.executable, arguments, "root", EventType.BROWSER_READY, EventType.BROWSER_FAILED)
+        arguments = ("-u", "-c", SAYS, str(self.directory / "pids"))
+        kind = Kind(
+            NAME, sys.executable, "root", EventType.BROWSER_READY, EventType.BROWSER_FAILED, arguments=arguments
+        )
         with suppress(BoxkeepError):
             await self.companions.attend(self.sandbox, kind)
 

@@ -10,6 +10,8 @@ from tests.clients import Api, eventually
 from tests.ingredients import chromium, images
 from tests.services import Service, running_service
 
+RECORDING_FILE_S = 4
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -28,6 +30,7 @@ def equipped() -> Iterator[Service]:
         "BOXKEEP_NODE__IMAGES": str(images(*SOFTWARE)),
         "BOXKEEP_NODE__WARM": "{}",
         "BOXKEEP_NODE__MACHINE_MEMORY_MIB": "2048",
+        "BOXKEEP_CONTROL__RECORDING_FILE_S": str(RECORDING_FILE_S),
     }
     with running_service(place, beside="b") as running:
         eventually("the node to have unpacked the images", lambda: _has_software(running.api("first")), 180, 1)

@@ -12,13 +12,12 @@ import websockets.sync.client
 from playwright.sync_api import Browser, Error, Page
 from websockets.exceptions import ConnectionClosed
 
+from tests.browser.remote import BROWSER, driven, front, told, until_ready
 from tests.clients import Api, Refused, Sandbox, eventually, fresh
 from tests.services import Service
 
-BROWSER: dict[str, Any] = {"mode": "local-chromium", "humanInLoop": True}
 FORM = "<title>form</title><input id=code autofocus><button onclick=\"document.title='pressed'\">press</button>"
 COUNTS = "<title>0</title><script>setInterval(() => document.title = Number(document.title) + 1, 100)</script>"
-READY_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -37,28 +36,6 @@ def box(api: Api, isolation: str) -> Iterator[Sandbox]:
     with fresh(api, runtime="base", isolation=isolation, capabilities={"browser": BROWSER}) as made:
         until_ready(made)
         yield made
-
-
-def until_ready(box: Sandbox) -> dict[str, Any]:
-    """The sandbox once its browser is ready."""
-
-    def look() -> dict[str, Any] | None:
-        seen = box.api.get(box.id)
-        assert (seen["browserPreview"] or {}).get("status") != "failed", box.api.ask(
-            "GET", "/preview", params={"id": box.id}
-        ).text
-        return seen if seen["browserPreview"] and seen["pairedBrowser"]["cdpUrl"] else None
-
-    return eventually("the browser to be ready", look, READY_S, 0.2)
-
-
-def driven(browser: Browser, box: Sandbox) -> Browser:
-    """The sandbox's browser, for who drives it by its protocol."""
-    return browser.browser_type.connect_over_cdp(until_ready(box)["pairedBrowser"]["cdpUrl"])
-
-
-def front(remote: Browser) -> Page:
-    return remote.contexts[0].pages[0]
 
 
 def asked(remote: Browser, expression: str) -> object:
@@ -107,10 +84,6 @@ def at(page: Page, remote: Page, selector: str) -> tuple[float, float]:
 def driver(box: Sandbox) -> str:
     mode: str = box.api.get(box.id)["browserPreview"]["controlMode"]
     return mode
-
-
-def told(box: Sandbox) -> list[str]:
-    return [item["type"] for item in box.api.call("GET", "/timeline", params={"id": box.id, "limit": 1000})["items"]]
 
 
 def test_playwright_drives_it_from_outside(browser: Browser, box: Sandbox) -> None:

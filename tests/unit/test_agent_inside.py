@@ -65,8 +65,8 @@ def test_the_tools_are_there_where_there_is_a_browser() -> None:
     assert "mcp" not in config(Wish("build", "/workspace", browser=False, person=False), None, "/s")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "7", "{}", '{"workspace": "/w"}'])
-def test_a_wish_that_is_none_is_refused(text: str) -> None:
+@pytest.mark.parametrize("text", [b"", b"[]", b"7", b"{}", b'{"workspace": "/w"}'])
+def test_a_wish_that_is_none_is_refused(text: bytes) -> None:
     with pytest.raises(BadWish):
         read_wish(text)
 

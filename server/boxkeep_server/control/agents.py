@@ -88,7 +88,7 @@ class Agents:
             Kind(
                 name=model.NAME,
                 program=PROGRAM,
-                arguments=partial(_arguments, sandbox),
+                told_first=partial(_wish, sandbox),
                 user=USER,
                 became_ready=EventType.AGENT_READY,
                 became_failed=EventType.AGENT_FAILED,
@@ -235,7 +235,7 @@ class Agents:
         self._steps.wake(WORK)
 
 
-async def _arguments(sandbox: Sandbox) -> Sequence[str]:
+async def _wish(sandbox: Sandbox) -> bytes:
     wish, browser = agent_wish(sandbox.capabilities), browser_wish(sandbox.capabilities)
     told = {
         "agent": None if wish is None else wish.default_agent,
@@ -243,4 +243,4 @@ async def _arguments(sandbox: Sandbox) -> Sequence[str]:
         "browser": browser is not None,
         "person": browser is not None and browser.human_in_loop,
     }
-    return (orjson.dumps(told).decode(),)
+    return orjson.dumps(told) + b"\n"

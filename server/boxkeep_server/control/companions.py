@@ -1,6 +1,7 @@
 """Companions: programs of ours beside what runs in a sandbox, started, listened to, ordered, and started again."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -30,15 +31,17 @@ ORDER_S: Final = 30.0
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A companion as it is wished: the program inside, the account that it runs as, and what its states are called.
-    Its arguments are asked for when it is started. `hear` is given what it says, to be written with it."""
+    What it is told first, where nobody else sees it, is asked for when it is started. `hear` is given what it says, to
+    be written with it."""
 
     name: str
     program: str
-    arguments: Callable[[], Awaitable[Sequence[str]]]
     user: str
     became_ready: EventType
     became_failed: EventType
     hear: Callable[[AsyncConnection, Companion, Sequence[Said]], Awaitable[None]] | None = None
+    told_first: Callable[[], Awaitable[bytes]] | None = None
+    arguments: Sequence[str] = ()
 
     async def request(self, process: str) -> dict[str, object]:
         """The guest wire's request that starts it, or finds it running."""
@@ -46,9 +49,10 @@ class Kind:
             "op": "process.start",
             "id": process,
             "command": self.program,
-            "args": list(await self.arguments()),
+            "args": list(self.arguments),
             "cwd": "/",
             "user": self.user,
+            "stdin": None if self.told_first is None else base64.b64encode(await self.told_first()).decode(),
             "keepStdin": True,
             "background": True,
             "companion": True,
@@ -87,6 +91,7 @@ class Companions:
                 self._unanswered(one)
                 failures = 0 if was_ready or one.state is CompanionState.READY else failures + 1
                 await asyncio.sleep(self._backoff_s[min(failures, len(self._backoff_s) - 1)])
+            await self._visits.of(sandbox.id)  # raises where it is the sandbox that ended
             if one.state is not CompanionState.FAILED:
                 one = await self._next(kind, one, failures)
 

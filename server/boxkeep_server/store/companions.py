@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.companions import Companion, CompanionState
 from boxkeep_server.model.events import EventType
+from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import sandboxes
 from boxkeep_server.store.schema import companions
@@ -40,6 +41,16 @@ async def failed(connection: AsyncConnection, name: str) -> Mapping[str, str]:
     query = sa.select(_C.sandbox, _C.reason).join(sandboxes_table, here)
     found = await connection.execute(query.where(_C.name == name, _C.state == CompanionState.FAILED))
     return {row.sandbox: row.reason or "" for row in found}
+
+
+async def in_ready_sandboxes(connection: AsyncConnection, name: str) -> Sequence[tuple[Companion, Sandbox]]:
+    """The companions of that name in the machines of sandboxes that are ready, each with its sandbox."""
+    boxes = sandboxes_table.c
+    here = sa.and_(boxes.id == _C.sandbox, boxes.status == Status.READY, boxes.epoch == _C.epoch)
+    query = sa.select(*sandboxes.RECORD, *RECORD).select_from(companions).join(sandboxes_table, here)
+    width = len(sandboxes.RECORD)
+    found = await connection.execute(query.where(_C.name == name))
+    return [(_record(row[width:]), sandboxes.record(row)) for row in found]
 
 
 async def begin(connection: AsyncConnection, new: Companion) -> Companion:
@@ -81,7 +92,7 @@ def _stored(one: Companion) -> dict[str, Any]:
     return {**values, **written, "state": one.state.value}
 
 
-def _record(row: "sa.Row[Any]") -> Companion:
+def _record(row: Sequence[Any]) -> Companion:
     values = dict(zip(Companion.__slots__, row, strict=True))
     read = {name: orjson.loads(values[name]) for name in _JSON}
     return Companion(**{**values, **read, "state": CompanionState(values["state"])})

@@ -175,7 +175,8 @@ secrets = sa.Table(
     "sandbox_secrets",
     metadata,
     _id("sandbox", primary_key=True),
-    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("sealed", sa.LargeBinary),
+    sa.Column("sealed_proxy", sa.LargeBinary),
     sa.ForeignKeyConstraint(["sandbox"], ["sandboxes.id"], ondelete="CASCADE"),
 )
 

@@ -221,7 +221,7 @@ class Place:
 
     async def _env(self, sandbox: Sandbox) -> dict[str, str]:
         async with self._database.reading() as connection:
-            sealed = await sandboxes.sealed_env(connection, sandbox.id)
+            sealed = (await sandboxes.sealed(connection, sandbox.id)).env
         env: dict[str, str] = {} if sealed is None else orjson.loads(self._seal.open(sealed, sandbox.id))
         return env
 
