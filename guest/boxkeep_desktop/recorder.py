@@ -12,7 +12,7 @@ from boxkeep_desktop.recordings import MOST, Recordings, shows
 from boxkeep_desktop.reports import report
 
 RATE: Final = 5
-"""Frames a second: enough to see what was done, at a tenth of a processor while all of the screen moves."""
+"""Frames a second: enough to see what was done, for little of a processor; under gVisor each costs four times that."""
 GENERATION: Final = Path("/run/boxkeep/generation")
 _BEGIN_S: Final = 30.0
 _LOOK_S: Final = 0.1
