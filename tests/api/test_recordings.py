@@ -244,6 +244,20 @@ async def test_what_is_under_way_at_the_end_is_made_whole_and_published(
     assert await studio.timeline(EventType.BROWSER_FAILED) == [], "its end is no failure of its browser"
 
 
+async def test_what_no_desktop_lives_to_make_whole_is_published_as_it_was_left(
+    studio: Studio, mine: httpx.AsyncClient
+) -> None:
+    studio.record(FILMS[0])
+    (studio.folder / "under-way").mkdir()
+    (studio.folder / "under-way" / FILMS[1]).write_bytes(b"frames" * 1000)
+    (studio.folder / "under-way" / FILMS[2]).write_bytes(b"no frame yet")
+    assert (await studio.recordings.publish(studio.sandbox)).published == 1
+    await mine.delete(S, params={"id": studio.sandbox.id})
+    await over(studio)
+    assert list(await published(mine, studio)) == [f"mine/recordings/{name}" for name in FILMS[:2]]
+    assert await studio.timeline(EventType.ARTIFACTS_MISSED) == []
+
+
 async def test_a_guest_that_stalls_holds_the_end_up_for_no_longer_than_that_and_it_is_told(
     studio: Studio, mine: httpx.AsyncClient, guest: GuestProgram
 ) -> None:

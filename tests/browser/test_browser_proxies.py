@@ -65,7 +65,11 @@ def test_it_goes_by_the_proxy_and_not_without(browser: Browser, box: Sandbox) ->
     remote = driven(browser, box)
     page = front(remote)
     eventually("the page", lambda: title(page, url) == "by the proxy", 30, 1)
-    assert title(page, url) == "by the proxy"
-    box.run("pkill -KILL -f 'pproxy.server'")
-    assert title(page, url) != "by the proxy"
+    assert title(page, f"{url}?again") == "by the proxy"
+    (proxy,) = [
+        one["processId"] for one in box.processes() if one["state"] == "running" and str(PORT) in str(one["command"])
+    ]
+    box.post("/processes/signal", processId=proxy, signal="KILL", tree=True)
+    box.wait(proxy)
+    assert title(page, f"{url}?without") != "by the proxy"
     remote.close()

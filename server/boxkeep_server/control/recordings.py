@@ -35,6 +35,9 @@ AT_ONCE: Final = 20
 WITHIN_S: Final = 120.0
 END_S: Final = 20.0
 AGAIN_S: Final = 0.5
+UNDER_WAY: Final = "under-way"
+HEAD_MOST: Final = 2_000
+"""Bytes that a part has before its first frame, at most."""
 NAMED_MOST: Final = 20
 LOST: Final = "There was no room for it in the sandbox until it could be published"
 _TYPE: Final = "video/mp4"
@@ -76,14 +79,14 @@ class Recordings:
         published is known by its name, and taken away in the sandbox after that alone."""
         look = Look()
         try:
-            await self._look(sandbox, look, most)
+            await self._look(sandbox, look, self._folder, most)
         except BoxkeepError as error:
             look.error = error
         return look
 
     async def finish(self, sandbox: Sandbox, within_s: float) -> None:
         """Publish all that is recorded of a sandbox that is ending, what is under way too, and tell what could not
-        be."""
+        be. What no desktop lives to make whole is published as it was left: that plays, too."""
         wish = browser_wish(sandbox.capabilities)
         if wish is None or not wish.recording:
             return
@@ -94,7 +97,8 @@ class Recordings:
             try:
                 async with asyncio.timeout_at(until):
                     await self._end_browser(sandbox)
-                    await self._look(sandbox, look, None)
+                    await self._look(sandbox, look, self._folder)
+                    await self._look(sandbox, look, f"{self._folder}/{UNDER_WAY}", least=HEAD_MOST)
             except NotReady:
                 return  # there is no machine that could be asked
             except TimeoutError:
@@ -123,15 +127,16 @@ class Recordings:
                 data={"published": published, "missed": len(keys), "keys": keys[:NAMED_MOST], "reason": reason},
             )
 
-    async def _look(self, sandbox: Sandbox, look: Look, most: int | None) -> None:
+    async def _look(self, sandbox: Sandbox, look: Look, folder: str, most: int | None = None, least: int = 0) -> None:
+        """Publish what lies in a folder, of at least `least` bytes; the first `most` of it."""
         caller = await owner(self._database, sandbox.organisation)
-        found = (await self._whole(caller, sandbox))[:most]
-        look.left = [_key(one) for one in found]
+        found = [one for one in await self._found(caller, sandbox, folder) if one.size >= least][:most]
+        look.left += [_key(one) for one in found]
         await self._lose(sandbox, look, [one for one in found if one.size == 0])
         for one in found:
             if one.size > 0:
                 try:
-                    await self._publish(caller, sandbox, one)
+                    await self._publish(caller, sandbox, folder, one)
                 except NotReady:
                     raise
                 except _OF_ONE as error:  # one that keeps no other from being published
@@ -140,34 +145,34 @@ class Recordings:
                     look.published += 1
                     look.left.remove(_key(one))
 
-    async def _publish(self, caller: Caller, sandbox: Sandbox, one: Entry) -> None:
+    async def _publish(self, caller: Caller, sandbox: Sandbox, folder: str, one: Entry) -> None:
         await self._artifacts.publish(
             caller,
             sandbox.id,
-            Place(path=f"{self._folder}/{one.name}"),
+            Place(path=f"{folder}/{one.name}"),
             key=_key(one),
             content_type=_TYPE,
             artifact_id=_artifact_id(sandbox, one),
             within_s=WITHIN_S,
         )
-        await self._remove(sandbox, one)
+        await self._remove(sandbox, folder, one)
 
     async def _lose(self, sandbox: Sandbox, look: Look, emptied: Sequence[Entry]) -> None:
         """Tell of those that the desktop has given up for want of room."""
         if emptied:
             await self.tell(sandbox, [_key(one) for one in emptied], LOST)
         for one in emptied:
-            await self._remove(sandbox, one)
+            await self._remove(sandbox, self._folder, one)
             look.left.remove(_key(one))
 
-    async def _remove(self, sandbox: Sandbox, one: Entry) -> None:
+    async def _remove(self, sandbox: Sandbox, folder: str, one: Entry) -> None:
         visit = await self._visits.of(sandbox.id)
         with suppress(NotFound):
-            await visit.call({"op": "file.remove", "path": f"{self._folder}/{one.name}", "recursive": False})
+            await visit.call({"op": "file.remove", "path": f"{folder}/{one.name}", "recursive": False})
 
-    async def _whole(self, caller: Caller, sandbox: Sandbox) -> Sequence[Entry]:
+    async def _found(self, caller: Caller, sandbox: Sandbox, folder: str) -> Sequence[Entry]:
         try:
-            entries = await self._files.list(caller, sandbox.id, Place(path=self._folder))
+            entries = await self._files.list(caller, sandbox.id, Place(path=folder))
         except NotFound:
             return []
         mine = [one for one in entries if one.type == "file" and one.name and _NAME.fullmatch(one.name)]
