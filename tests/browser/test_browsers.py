@@ -117,6 +117,24 @@ def test_it_goes_where_it_is_told_and_is_of_the_size_that_is_wished(browser: Bro
     box.post("/processes/signal", processId=served, signal="KILL", tree=True)
 
 
+def test_a_page_moves_at_any_size_as_on_a_screen(browser: Browser, box: Sandbox) -> None:
+    remote = driven(browser, box)
+    for width in (800, 1280):
+        box.post("/preview/resize", width=width, height=720)
+        eventually("the size", lambda: asked(remote, "innerWidth") == width, 10)  # noqa: B023
+        eventually("frames", lambda: _frames_a_second(front(remote)) > 10, 30)
+    remote.close()
+
+
+def _frames_a_second(page: Page) -> float:
+    """Of all that moves on a page, within a second; a display of a low rate has Chromium make few."""
+    frames: float = page.evaluate("""new Promise(done => {
+      const begun = performance.now(); let frames = 0;
+      const next = now => now - begun > 1000 ? done(frames) : (frames++, requestAnimationFrame(next));
+      requestAnimationFrame(next); })""")
+    return frames
+
+
 def test_a_person_takes_over_and_the_agent_is_kept_out(browser: Browser, box: Sandbox) -> None:
     remote = driven(browser, box)
     page = front(remote)
