@@ -173,6 +173,7 @@ class Companion(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     """Who answers the tools at a socket as `replies` has it; `asked` is what they asked."""
 
     daemon_threads = True
+    request_queue_size = 64  # as many ask at once as may: more than are waiting are turned away
 
     def __init__(self, path: Path, replies: Replies) -> None:
         super().__init__(str(path), _Line)

@@ -208,9 +208,10 @@ async def _came(tab: Tab, url: str) -> bool:
         ToolFailed: the address cannot be opened.
     """
     going = tab.protocol.post("Page.navigate", tab.session, url=url)
+    lives = tab.protocol.post("Runtime.evaluate", tab.session, expression="1")
     try:
         await tab.protocol.until(lambda: going.done() or tab.is_gone, _COMES_S)
-        if not going.done() and not await _answers(tab):
+        if not going.done() and not lives.done():
             return False
         answer = await tab.answered(going, _OPEN_S)
     except Silent as error:

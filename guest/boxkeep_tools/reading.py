@@ -53,7 +53,7 @@ async def _read(tab: Tab, begin: int) -> Part:
     whole, *inner = await tab.frames()
     found = await tab.run(whole, "read", begin, end, within_s=_READ_S)
     lines, seen, more = [clean(line) for line in found["lines"]], found["length"], found["more"]
-    at = found["title"], found["url"]
+    at = _known(tab, found["title"], found["url"])
     for frame in inner:
         if seen >= end:
             break
@@ -66,7 +66,8 @@ async def _read(tab: Tab, begin: int) -> Part:
             continue
         lines += [_FRAME, *(clean(line) for line in found["lines"])] if found["lines"] else []
         seen, more = seen + found["length"], more or found["more"]
-    lines += [_MUTE] * len(tab.inner.keys() - {frame.session for frame in inner})
+    if tab.inner.keys() - {frame.session for frame in inner}:
+        lines.append(_MUTE)
     return Part(lines, more, at)
 
 
@@ -82,9 +83,13 @@ async def here(tab: Tab) -> tuple[str, str]:
     """
     with contextlib.suppress(ToolFailed, TimeoutError):
         async with asyncio.timeout(_HERE_S):
-            title, url = await tab.here(_HERE_S)
-            if not url.startswith(_ERROR):
-                tab.title, tab.url = title, url
+            return _known(tab, *await tab.here(_HERE_S))
+    return tab.title, tab.url
+
+
+def _known(tab: Tab, title: str, url: str) -> tuple[str, str]:
+    if not url.startswith(_ERROR):
+        tab.title, tab.url = title, url
     return tab.title, tab.url
 
 
