@@ -41,7 +41,8 @@ class Behind:
         self._loop = asyncio.new_event_loop()
         self._chromium: _Spoken | None = None
         self._door = DevTools(lambda: cast("Chromium | None", self._chromium), "ai")
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._turning = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._turning.start()
         self._server = self._do(self._door.serve(self.port))
         self.start()
 
@@ -115,6 +116,8 @@ class Behind:
         self.kill()
         self._loop.call_soon_threadsafe(self._server.close)
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._turning.join()
+        self._loop.close()
 
 
 class Site(ThreadingHTTPServer):
