@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import httpx
+
 from boxkeep_desktop.chromium import Chromium
 from boxkeep_desktop.devtools import DevTools
 from boxkeep_desktop.holds import Mode
@@ -18,6 +20,8 @@ from tests.guests import free_port
 from tests.ingredients import chromium
 
 T = TypeVar("T")
+
+_TIDY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Behind:
         self._loop = asyncio.new_event_loop()
         self._chromium: _Spoken | None = None
         self._door = DevTools(lambda: cast("Chromium | None", self._chromium), "ai")
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._turning = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._turning.start()
         self._server = self._do(self._door.serve(self.port))
         self.start()
 
@@ -49,9 +54,40 @@ class Behind:
         """How many clients the door has let in."""
         return len(self._door._open)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether Chromium has not ended."""
+        return self._process.poll() is None
+
     def hand_over(self, mode: Mode) -> None:
         """Have somebody else drive."""
         self._do(self._door.hand_over(mode))
+
+    def renew(self) -> None:
+        """Have it as it was at first, however it was left: in control of the AI, with one empty page and nobody there.
+
+        Chromium is started again only where it has ended or cannot be had so.
+        """
+        self.hand_over("ai")
+        eventually("its clients to be gone", lambda: self.clients == 0, 30)
+        try:
+            self._tidy()
+        except (httpx.HTTPError, AssertionError):
+            self.kill()
+            self.start()
+
+    def _tidy(self) -> None:
+        assert self._chromium is not None, "Chromium has been ended"
+        with httpx.Client(base_url=f"http://127.0.0.1:{self._chromium.port}/json", timeout=_TIDY_S) as chromium:
+
+            def pages() -> list[str]:
+                return [one["id"] for one in chromium.get("/list").json() if one["type"] == "page"]
+
+            before = pages()
+            chromium.put("/new?about:blank").raise_for_status()
+            for page in before:
+                chromium.get(f"/close/{page}")
+            eventually("the pages to be closed", lambda: len(pages()) == 1, _TIDY_S)
 
     def start(self) -> None:
         """Start a Chromium."""
@@ -80,6 +116,8 @@ class Behind:
         self.kill()
         self._loop.call_soon_threadsafe(self._server.close)
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._turning.join()
+        self._loop.close()
 
 
 class Site(ThreadingHTTPServer):
@@ -103,7 +141,7 @@ class Site(ThreadingHTTPServer):
     def serving(cls) -> Iterator["Site"]:
         """One that serves for as long as this lasts."""
         with cls() as site:
-            threading.Thread(target=site.serve_forever, daemon=True).start()
+            threading.Thread(target=site.serve_forever, args=(0.02,), daemon=True).start()
             yield site
             site.shutdown()
 

@@ -73,11 +73,18 @@ class Tools:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.process.kill()
-        self.process.wait()
-        self._listening.join()
+        self.end()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             with contextlib.suppress(BrokenPipeError):
                 stream.close()  # type: ignore[union-attr]
+
+    def end(self) -> None:
+        """Wait for its end, which comes with that of its input. May be repeated."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait(ANSWER_S)
+        self._listening.join()
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
@@ -166,6 +173,7 @@ class Companion(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     """Who answers the tools at a socket as `replies` has it; `asked` is what they asked."""
 
     daemon_threads = True
+    request_queue_size = 64  # as many ask at once as may: more than are waiting are turned away
 
     def __init__(self, path: Path, replies: Replies) -> None:
         super().__init__(str(path), _Line)
@@ -177,6 +185,6 @@ class Companion(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def serving(cls, path: Path, replies: Replies) -> Iterator["Companion"]:
         """One that serves for as long as this lasts."""
         with cls(path, replies) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
             yield server
             server.shutdown()

@@ -14,6 +14,7 @@ from boxkeep_tools.tools import Arguments
 from boxkeep_tools.words import quoted
 
 _OPEN_S: Final = 30.0
+_COMES_S: Final = 5.0
 _CLOSE_S: Final = 5.0
 _ANSWERS_S: Final = 5.0
 _POLL_S: Final = 0.3
@@ -24,11 +25,13 @@ _HERE: Final = re.compile(r"(localhost|127\.|\[::1\]|0\.0\.0\.0)", re.IGNORECASE
 
 @dataclass(frozen=True)
 class Told:
-    """What came of an act: a sentence of ours, lines of the page, and perhaps a picture as a JPEG in base64."""
+    """What came of an act: a sentence of ours, lines of the page, and perhaps a picture as a JPEG in base64; and title
+    and URL of the page that the lines are of, where it matters that they are of no other."""
 
     sentence: str
     lines: list[str] = field(default_factory=list)
     jpeg: str | None = None
+    at: tuple[str, str] | None = None
 
 
 Act = Callable[[Browser, Arguments], Awaitable[Told]]
@@ -36,12 +39,12 @@ Act = Callable[[Browser, Arguments], Awaitable[Told]]
 
 async def open_url(browser: Browser, given: Arguments) -> Told:
     """Go to an address, whatever the page in front is doing, and read what is there."""
+    url = address(given["url"])
     tab = await _leavable(browser)
-    moves = tab.moves
-    answer = await tab.call("Page.navigate", within_s=_OPEN_S, url=address(given["url"]))
-    if answer.get("errorText"):
-        raise ToolFailed(f"The address cannot be opened: {quoted(str(answer['errorText']))}")
-    await browser.front.settle(moves)
+    if not await _came(tab, url):
+        tab = await _instead(browser, tab)
+        await _came(tab, url)
+    await tab.rest()
     return await _read(browser, 1, "Opened.")
 
 
@@ -134,9 +137,9 @@ async def tabs(browser: Browser, given: Arguments) -> Told:
     if "close" in given:
         await _close(browser, _numbered(browser, given["close"]))
     if "show" in given:
-        await browser.show(_numbered(browser, given["show"]))
+        browser.show(_numbered(browser, given["show"]))
     lines = [
-        f"{number}. {reading.where(tab)}{' (in front)' if tab is browser.front else ''}"
+        f"{number}. {reading.where(tab.title, tab.url)}{' (in front)' if tab is browser.front else ''}"
         for number, tab in enumerate(browser.tabs, 1)
     ]
     return Told("These pages are open.", lines)
@@ -180,18 +183,46 @@ def _free(browser: Browser) -> Tab:
 
 
 async def _leavable(browser: Browser) -> Tab:
-    """The page in front, free of what holds it up: a dialog, a script that never rests; a new one if need be."""
+    """The page in front if it can be left, free of its dialog; another in its place otherwise."""
     if not browser.tabs:
         return await browser.new()
     tab = browser.front
-    if await _answers(tab):
-        return tab
-    browser.leave_dialog(tab)
-    if await _answers(tab):
-        return tab
+    if tab.dialog is not None:
+        tab.dialog = None
+        browser.close_dialog(tab, accept=False)
+    return tab if await _answers(tab) else await _instead(browser, tab)
+
+
+async def _instead(browser: Browser, tab: Tab) -> Tab:
+    """An empty page in place of one that nothing can be done with."""
     fresh = await browser.new()
-    browser.protocol.post("Target.closeTarget", targetId=tab.target)
+    browser.give_up(tab)
     return fresh
+
+
+async def _came(tab: Tab, url: str) -> bool:
+    """Go to an address; whether its document came, which the page that is left can prevent: by a script that never
+    rests, run as it is left, or by a dialog at that moment.
+
+    Raises:
+        ToolFailed: the address cannot be opened.
+    """
+    going = tab.protocol.post("Page.navigate", tab.session, url=url)
+    lives = tab.protocol.post("Runtime.evaluate", tab.session, expression="1")
+    try:
+        await tab.protocol.until(lambda: going.done() or tab.is_gone, _COMES_S)
+        if not going.done() and not lives.done():
+            return False
+        answer = await tab.answered(going, _OPEN_S)
+    except Silent as error:
+        raise ToolFailed(f"The address has not answered within {_OPEN_S:.0f} seconds.") from error
+    except Gone:
+        return False
+    if answer.get("errorText"):
+        raise ToolFailed(f"The address cannot be opened: {quoted(str(answer['errorText']))}")
+    document = answer.get("loaderId")
+    await tab.protocol.until(lambda: document is None or document in tab.came or tab.is_gone, _COMES_S)
+    return document is None or document in tab.came
 
 
 async def _answers(tab: Tab) -> bool:
@@ -205,8 +236,11 @@ async def _answers(tab: Tab) -> bool:
 async def _settled(browser: Browser, tab: Tab, moves: int) -> None:
     """Wait for what an act on a page began, there or on a page that has come in front of it."""
     await tab.settle(moves)
-    if browser.tabs and browser.front is not tab:
-        await browser.front.settle(0)
+    if tab.opens:
+        tab.opens = False
+        await browser.protocol.until(lambda: not browser.tabs or browser.front is not tab, _COMES_S)
+        if browser.tabs and browser.front is not tab:
+            await browser.front.begins(_COMES_S)
 
 
 async def _read(browser: Browser, number: int, done: str) -> Told:
@@ -214,10 +248,9 @@ async def _read(browser: Browser, number: int, done: str) -> Told:
     if not part.lines and number > 1:
         raise ToolFailed("The page has no such part.")
     if not part.has_more:
-        return Told(done, part.lines)
-    return Told(
-        f"{done} The page is long: this is part {number}; browser_read with part {number + 1} goes on.", part.lines
-    )
+        return Told(done, part.lines, at=part.at)
+    more = f"{done} The page is long: this is part {number}; browser_read with part {number + 1} goes on."
+    return Told(more, part.lines, at=part.at)
 
 
 async def _has(tab: Tab, text: str) -> bool:

@@ -1,19 +1,23 @@
 """The browser as it is while a connection to it lasts: its pages, which of them is in front, and what happens in it."""
 
+import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
 from boxkeep_tools.faults import Gone, ToolFailed
-from boxkeep_tools.protocol import Protocol
-from boxkeep_tools.tab import Dialog, Tab
+from boxkeep_tools.protocol import Answer, Protocol
+from boxkeep_tools.tab import EMPTY, Dialog, Tab
 from boxkeep_tools.words import quoted
 
 _BEGIN_S: Final = 20.0
 _TABS_MOST: Final = 30
 _NOTES_MOST: Final = 12
-_DIALOGS_MOST: Final = 8
-"""So many in the time of one call, and the page's scripts are stopped."""
+_DIALOGS_MOST: Final = 20
+"""So many in the time of one call, and the page is closed."""
+_STUCK_S: Final = 1.0
+_CLOSES_S: Final = 5.0
 _PAGES: Final = [{"type": "page"}]
 _FRAMES: Final = [{"type": "iframe"}]
 
@@ -27,6 +31,7 @@ class Browser:
         self.notes: deque[str] = deque(maxlen=_NOTES_MOST)
         self.tabs: list[Tab] = []
         self._front: Tab | None = None
+        self._made: Answer | None = None
         self._downloads: dict[str, str] = {}
         self._begun = False
 
@@ -47,7 +52,12 @@ class Browser:
         return browser
 
     async def close(self) -> None:
-        """Let go of it."""
+        """Let go of it. A page that is stuck goes before: Chromium aborts if we leave it so."""
+        stuck = [tab for tab in self.tabs if tab.is_stuck]
+        for tab in stuck:
+            self.give_up(tab)
+        with contextlib.suppress(ToolFailed):
+            await self.protocol.until(lambda: not any(tab in self.tabs for tab in stuck), _CLOSES_S)
         await self.protocol.close()
 
     @property
@@ -61,18 +71,46 @@ class Browser:
             raise Gone("No page is open. Open one by browser_open.")
         return self._front
 
-    async def show(self, tab: Tab) -> None:
+    def show(self, tab: Tab | None) -> None:
         """Have a page in front."""
         self._front = tab
-        await tab.call("Page.bringToFront")
+        if tab is not None:
+            self.protocol.post("Page.bringToFront", tab.session)
 
     async def new(self) -> Tab:
-        """An empty page, in front."""
-        before = len(self.tabs)
-        self.protocol.post("Target.createTarget", url="about:blank")
-        if not await self.protocol.until(lambda: len(self.tabs) > before, _BEGIN_S):
+        """An empty page, in front: one that nothing was done with since it was made, or a new one."""
+        if not self._has_empty():
+            self._make()
+        await self.protocol.until(lambda: (tab := self._empty()) and tab.enabled.done(), _BEGIN_S)
+        tab = self._empty()
+        if tab is None:
             raise ToolFailed("The browser opens no page.")
-        return self.tabs[-1]
+        self.show(tab)
+        return tab
+
+    def give_up(self, tab: Tab) -> None:
+        """Close a page that nothing can be done with. Another is there in its place: without any the browser ends."""
+        tab.is_gone = True
+        if all(other.is_gone for other in self.tabs) and not self._has_empty():
+            self._make()
+        self.protocol.post("Target.closeTarget", targetId=tab.target)
+
+    def _make(self) -> None:
+        self._made = self.protocol.post("Target.createTarget", url="about:blank")
+
+    def _has_empty(self) -> bool:
+        """Whether there is an empty page of ours, or one is on its way."""
+        return self._is_making() or self._empty() is not None
+
+    def _is_making(self) -> bool:
+        return self._made is not None and not self._made.done()
+
+    def _empty(self) -> Tab | None:
+        """The page that we have made last, if nothing was done with it."""
+        if self._made is None or not self._made.done() or self._made.exception() is not None:
+            return None
+        target = self._made.result()["targetId"]
+        return next((tab for tab in self.tabs if tab.target == target and not tab.moves and not tab.is_gone), None)
 
     def take_notes(self) -> list[str]:
         """What has happened since this was asked last."""
@@ -94,7 +132,7 @@ class Browser:
         if not await self.protocol.until(lambda: all(one.done() for one in answers), _BEGIN_S):
             raise ToolFailed("The browser does not answer. Try again in some seconds.")
         first = [one["targetId"] for one in listed.result()["targetInfos"]]
-        self._front = next((tab for name in first for tab in self.tabs if tab.target == name), None)
+        self.show(next((tab for name in first for tab in self.tabs if tab.target == name), None))
         self._begun = True
 
     def _heard(self, session: str | None, event: str, said: dict[str, Any]) -> None:
@@ -126,23 +164,32 @@ class Browser:
         tab = self._with(around)
         if tab is not None:
             tab.inner[session] = (around or tab.session, info["targetId"])
-        elif info["type"] == "page" and len(self.tabs) < _TABS_MOST:
-            tab = Tab(self.protocol, info["targetId"], session, info["title"], info["url"])
+            self.protocol.post("Page.enable", session)
+        elif info["type"] == "page" and (len(self.tabs) < _TABS_MOST or self._is_making()):
+            enabled = self.protocol.post("Page.enable", session)
+            tab = Tab(self.protocol, info["targetId"], session, enabled, info["title"], info["url"])
             self._opened(tab)
         else:
+            self._let_run(session)
             self.protocol.post("Target.detachFromTarget", sessionId=session)
             return
-        self.protocol.post("Page.enable", session)
         self.protocol.post("Page.setInterceptFileChooserDialog", session, enabled=True)
         self.protocol.post(
             "Target.setAutoAttach", session, autoAttach=True, waitForDebuggerOnStart=False, flatten=True, filter=_FRAMES
         )
+        self._let_run(session)
+
+    def _let_run(self, session: str) -> None:
+        """Have a page or frame go on that Chromium stops as we come to it: a new one with whoever opened it, and though
+        it says that it does not wait."""
+        self.protocol.post("Runtime.runIfWaitingForDebugger", session)
 
     def _opened(self, tab: Tab) -> None:
         """The newest page is in front, as the browser itself has it."""
         self.tabs.append(tab)
         if self._begun:
             self._front = tab
+        if self._begun and not self._is_making():
             self.notes.append("A new page has opened in a tab of its own, and is the one in front now.")
 
     def _detached(self, session: str) -> None:
@@ -155,7 +202,7 @@ class Browser:
         tab.is_gone = True
         self.tabs.remove(tab)
         if tab is self._front:
-            self._front = self.tabs[-1] if self.tabs else None
+            self.show(self.tabs[-1] if self.tabs else None)
             self.notes.append("The page that was in front has been closed.")
 
     def _of_page(self, tab: Tab, is_whole: bool, name: str, said: Mapping[str, Any]) -> None:
@@ -165,10 +212,14 @@ class Browser:
                 tab.is_loading = True
             case "frameStoppedLoading" if is_whole and said["frameId"] == tab.target:
                 tab.is_loading = False
+            case "frameNavigated" if is_whole and said["frame"]["id"] == tab.target:
+                tab.came.append(said["frame"]["loaderId"])
             case "javascriptDialogOpening":
                 self._asked(tab, str(said["type"]), str(said["message"]))
             case "javascriptDialogClosed":
-                tab.dialog = None
+                tab.dialog, tab.is_stuck = None, False
+            case "windowOpen" if said["userGesture"]:
+                tab.opens = str(said["url"]) not in EMPTY
             case "fileChooserOpened":
                 tab.chooser = said.get("backendNodeId")
                 self.notes.append("The page asks for a file: give it one by browser_upload.")
@@ -179,25 +230,40 @@ class Browser:
     def _asked(self, tab: Tab, kind: str, message: str) -> None:
         tab.dialogs += 1
         if tab.dialogs > _DIALOGS_MOST:
-            self._stop(tab)
+            if not tab.is_gone:
+                self.notes.append("The page showed one dialog after the other, and was closed.")
+                self.give_up(tab)
         elif kind in ("confirm", "prompt"):
             tab.dialog = Dialog(kind, message)
-        elif kind == "beforeunload":
-            self.notes.append("The page asked whether it may be left. It was.")
-            self.protocol.post("Page.handleJavaScriptDialog", tab.session, accept=True)
+            self._unless_stuck(tab, self.protocol.post("Page.getNavigationHistory", tab.session))
         else:
-            self.notes.append(f"The page showed a message, which was closed: {quoted(message)}")
-            self.protocol.post("Page.handleJavaScriptDialog", tab.session, accept=True)
+            left = "The page asked whether it may be left. It was."
+            shown = f"The page showed a message, which was closed: {quoted(message)}"
+            self.notes.append(left if kind == "beforeunload" else shown)
+            self.close_dialog(tab, accept=True)
 
-    def leave_dialog(self, tab: Tab) -> None:
-        """Close the dialog of a page that is to be left, and end the script that has opened it."""
-        self.protocol.post("Runtime.terminateExecution", tab.session)
-        self.protocol.post("Page.handleJavaScriptDialog", tab.session, accept=False)
+    def close_dialog(self, tab: Tab, accept: bool) -> None:
+        """Close the dialog that a page has open."""
+        self._unless_stuck(tab, self.protocol.post("Page.handleJavaScriptDialog", tab.session, accept=accept))
 
-    def _stop(self, tab: Tab) -> None:
-        if tab.dialogs == _DIALOGS_MOST + 1:
-            self.notes.append("The page showed one dialog after the other: its script was stopped.")
-        self.leave_dialog(tab)
+    def _unless_stuck(self, tab: Tab, answer: Answer) -> None:
+        """Notice by an answer about a page with a dialog whether that can be answered at all.
+
+        One that opens at the very moment at which its page is left cannot: until the next page has come Chromium
+        refuses all that is about either, and where both are in one process that waits for the dialog for ever.
+        """
+
+        def see(done: Answer) -> None:
+            if not done.cancelled() and isinstance(done.exception(), Gone) and not tab.is_gone:
+                tab.is_stuck = True
+                asyncio.get_running_loop().call_later(_STUCK_S, self._give_up_stuck, tab)
+
+        answer.add_done_callback(see)
+
+    def _give_up_stuck(self, tab: Tab) -> None:
+        if tab.is_stuck and not tab.is_gone:
+            self.notes.append("The page was left while it showed a dialog, hung by that, and was closed.")
+            self.give_up(tab)
 
     def _of_downloads(self, name: str, said: Mapping[str, Any]) -> None:
         if name == "downloadWillBegin":

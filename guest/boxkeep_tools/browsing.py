@@ -7,8 +7,8 @@ from typing import Final
 from boxkeep_tools.acts import Act, Told
 from boxkeep_tools.browser import Browser
 from boxkeep_tools.companion import Companion
-from boxkeep_tools.faults import Away, Interrupted, ToolFailed
-from boxkeep_tools.reading import know, where
+from boxkeep_tools.faults import Away, Interrupted, Silent, ToolFailed
+from boxkeep_tools.reading import here, where
 from boxkeep_tools.tools import Arguments, Content, image, text
 from boxkeep_tools.words import marked, quoted
 
@@ -40,14 +40,14 @@ class Browsing:
     async def _ran(self, browser: Browser, act: Act, given: Arguments) -> Sequence[Content]:
         try:
             told = await act(browser, given)
-            await _known(browser)
         except Interrupted as fault:
             told = Told(str(fault))
         except ToolFailed as fault:
             if browser.protocol.over is not None:
                 raise
-            raise ToolFailed(self._words(browser, Told(str(fault)))) from fault
-        words = text(self._words(browser, told))
+            at = _last_seen(browser) if isinstance(fault, Silent) else None
+            raise ToolFailed(await self._words(browser, Told(str(fault), at=at))) from fault
+        words = text(await self._words(browser, told))
         return [words] if told.jpeg is None else [words, image(told.jpeg, "image/jpeg")]
 
     async def let_go(self) -> None:
@@ -70,23 +70,23 @@ class Browsing:
         self._browser = await Browser.connect(port)
         return self._browser
 
-    def _words(self, browser: Browser, told: Told) -> str:
+    async def _words(self, browser: Browser, told: Told) -> str:
         """What came of an act, then what has happened meanwhile and which page it is now, marked as the page's."""
-        lines = [*browser.take_notes(), *_page(browser), *told.lines]
+        page = await _page(browser, told)
+        lines = [*browser.take_notes(), *page, *told.lines]
         return "\n".join([told.sentence, marked(lines, self._mark())])
 
 
-async def _known(browser: Browser) -> None:
-    if browser.tabs and browser.front.dialog is None:
-        await know(browser.front)
+def _last_seen(browser: Browser) -> tuple[str, str] | None:
+    return (browser.front.title, browser.front.url) if browser.tabs else None
 
 
-def _page(browser: Browser) -> list[str]:
+async def _page(browser: Browser, told: Told) -> list[str]:
     """The page in front, and the dialog that it has open."""
     if not browser.tabs:
         return ["No page is open."]
     tab = browser.front
-    here = [f"Page: {where(tab)}"]
+    lines = [f"Page: {where(*(told.at or await here(tab)))}"]
     if tab.dialog is not None:
-        here.append(f"It asks, by a dialog of the kind {tab.dialog.kind}: {quoted(tab.dialog.message, 1000)}")
-    return here
+        lines.append(f"It asks, by a dialog of the kind {tab.dialog.kind}: {quoted(tab.dialog.message, 1000)}")
+    return lines

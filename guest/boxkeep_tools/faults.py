@@ -8,6 +8,10 @@ ToolFailed
 └── Interrupted   the page has opened a dialog, and waits for an answer to it
 """
 
+from typing import Final
+
+_LEFT: Final = "The page was left meanwhile, or has changed. Call browser_read for what is there now."
+
 
 class ToolFailed(Exception):
     """The tool has not done what was asked; the sentence says why, and what may help."""
@@ -32,6 +36,9 @@ class Held(ToolFailed):
 
 class Gone(ToolFailed):
     """The page, or what of it was spoken of, is not there any more."""
+
+    def __init__(self, why: str = _LEFT) -> None:
+        super().__init__(why)
 
 
 class Silent(ToolFailed):

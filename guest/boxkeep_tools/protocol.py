@@ -15,6 +15,7 @@ Heard = Callable[[str | None, str, dict[str, Any]], None]
 
 _WHOLE: Final = "/devtools/browser"
 _WORDS_MOST: Final = 300
+_GONE: Final = ("context", "Session with given id", "detached", "Inspected target", "No frame", "Not attached")
 
 
 class Refused(ToolFailed):
@@ -86,9 +87,9 @@ class Protocol:
         both = [asyncio.create_task(self._say()), asyncio.create_task(self._hear())]
         why: ToolFailed = Away()
         try:
-            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            error = done.pop().exception()
-            why = error if isinstance(error, ToolFailed) else why
+            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_EXCEPTION)
+            errors = [error for one in done if (error := one.exception())]
+            why = next((error for error in errors if isinstance(error, ToolFailed)), why)
         finally:
             for task in both:
                 task.cancel()
@@ -109,8 +110,9 @@ class Protocol:
         self._news = asyncio.Event()
 
     async def _say(self) -> None:
-        while True:
-            await self._socket.send(await self._unsent.get())
+        with contextlib.suppress(SocketClosed):  # who hears learns the reason
+            while True:
+                await self._socket.send(await self._unsent.get())
 
     async def _hear(self) -> None:
         try:
@@ -136,13 +138,11 @@ class Protocol:
         if refusal is None:
             answer.set_result(said.get("result", {}))
         elif _is_gone(refusal):
-            answer.set_exception(Gone("The page is not there any more: it has been left or closed."))
+            answer.set_exception(Gone())
         else:
             answer.set_exception(Refused(f"The browser refuses it: {str(refusal)[:_WORDS_MOST]}"))
 
 
 def _is_gone(refusal: str) -> bool:
     """Whether a refusal is one of who asks for what has been left meanwhile."""
-    return any(
-        words in refusal for words in ("context", "Session with given id", "detached", "Inspected target", "No frame")
-    )
+    return any(words in refusal for words in _GONE)

@@ -1,10 +1,11 @@
 """What an agent gets to see of a page: its text with numbered elements in parts, and pictures of bounded size."""
 
+import asyncio
 import contextlib
 from dataclasses import dataclass
 from typing import Any, Final
 
-from boxkeep_tools.faults import Gone, Interrupted, ToolFailed
+from boxkeep_tools.faults import Gone, Silent, ToolFailed
 from boxkeep_tools.tab import Tab
 from boxkeep_tools.words import clean, quoted
 
@@ -12,8 +13,11 @@ PART_CHARACTERS: Final = 16_000
 PARTS_MOST: Final = 50
 _TRIES: Final = 3
 _READ_S: Final = 20.0
-_TITLE_S: Final = 1.0
-_READY_S: Final = 10.0
+_FRAME_S: Final = 5.0
+_HERE_S: Final = 3.0
+_ERROR: Final = "chrome-error:"
+_FRAME: Final = "(in a frame of the page:)"
+_MUTE: Final = "(a frame of the page does not answer)"
 _PICTURE_SIDE: Final = 1280
 _PICTURE_MOST: Final = 400_000
 _QUALITIES: Final = (70, 40, 15)
@@ -21,10 +25,11 @@ _QUALITIES: Final = (70, 40, 15)
 
 @dataclass(frozen=True)
 class Part:
-    """Lines of a page, and whether more follow."""
+    """Lines of a page, whether more follow, and title and URL of where they were read."""
 
     lines: list[str]
     has_more: bool
+    at: tuple[str, str]
 
 
 async def read(tab: Tab, part: int) -> Part:
@@ -35,51 +40,57 @@ async def read(tab: Tab, part: int) -> Part:
     """
     for _ in range(_TRIES):
         try:
-            await _ready(tab)
+            await tab.rest()
             return await _read(tab, (part - 1) * PART_CHARACTERS)
         except Gone:
             if tab.is_gone:
                 raise
-            await tab.settle(tab.moves)
     raise ToolFailed("The page goes from one address to the next all the time and cannot be read. Open another.")
 
 
-async def _ready(tab: Tab) -> None:
-    await tab.protocol.until(lambda: not tab.is_loading or tab.dialog or tab.is_gone, _READY_S)
-
-
 async def _read(tab: Tab, begin: int) -> Part:
-    lines: list[str] = []
-    end, seen, more = begin + PART_CHARACTERS, 0, False
-    frames = await tab.frames()
-    for frame in frames:
-        window = (max(0, begin - seen), max(0, end - seen))
-        try:
-            found = await tab.run(frame, "read", tab.number(frame), *window, within_s=_READ_S)
-        except Gone:
-            if frame is frames[0]:
-                raise
-            continue
-        if frame is not frames[0] and found["lines"]:
-            lines.append("(in a frame of the page:)")
-        lines += [clean(line) for line in found["lines"]]
-        seen += found["length"]
-        more = more or found["more"]
+    end = begin + PART_CHARACTERS
+    whole, *inner = await tab.frames()
+    found = await tab.run(whole, "read", begin, end, within_s=_READ_S)
+    lines, seen, more = [clean(line) for line in found["lines"]], found["length"], found["more"]
+    at = _known(tab, found["title"], found["url"])
+    for frame in inner:
         if seen >= end:
             break
-    return Part(lines, more)
+        try:
+            found = await tab.run(frame, "read", max(0, begin - seen), end - seen, within_s=_FRAME_S)
+        except Gone:
+            continue
+        except Silent:
+            lines.append(_MUTE)
+            continue
+        lines += [_FRAME, *(clean(line) for line in found["lines"])] if found["lines"] else []
+        seen, more = seen + found["length"], more or found["more"]
+    if tab.inner.keys() - {frame.session for frame in inner}:
+        lines.append(_MUTE)
+    return Part(lines, more, at)
 
 
-def where(tab: Tab) -> str:
+def where(title: str, url: str) -> str:
     """Which page it is, in a line."""
-    return f"{quoted(tab.title)} at {quoted(tab.url, 1000)}"
+    return f"{quoted(title)} at {quoted(url, 1000)}"
 
 
-async def know(tab: Tab) -> None:
-    """Ask a page for its title, which the protocol tells late or never; one that does not answer keeps what it had."""
-    with contextlib.suppress(ToolFailed, Interrupted):
-        (frame, *_) = await tab.frames()
-        tab.title = str(await tab.run(frame, "title", within_s=_TITLE_S))
+async def here(tab: Tab) -> tuple[str, str]:
+    """Title and URL of what a page shows now, told by itself: the protocol tells them late or never.
+
+    One that does not answer has those that it had, and so has the page of an error, which names no address.
+    """
+    with contextlib.suppress(ToolFailed, TimeoutError):
+        async with asyncio.timeout(_HERE_S):
+            return _known(tab, *await tab.here(_HERE_S))
+    return tab.title, tab.url
+
+
+def _known(tab: Tab, title: str, url: str) -> tuple[str, str]:
+    if not url.startswith(_ERROR):
+        tab.title, tab.url = title, url
+    return tab.title, tab.url
 
 
 async def picture(tab: Tab) -> str:

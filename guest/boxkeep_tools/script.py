@@ -2,12 +2,15 @@
 
 A page shares its document with that world and nothing else. It may name its elements so that they hide properties of
 the document and of forms: everything is therefore asked by the prototypes, which are the world's own.
+
+What is asked about an element by its number is asked of the document, by its own number, in which it was given out: a
+world may have come to be another document's.
 """
 
 from typing import Final
 
 SCRIPT: Final = r"""
-function (what, ...given) {
+function (what, page, ...given) {
   const WIDTH = 1000, NAME = 160, OPTIONS = 20, NODES = 300000, TIME_MS = 6000, TEXT = 50000;
   const of = (kind, name, node) => Reflect.get(kind.prototype, name, node);
   const ask = (kind, name, node, ...more) => Reflect.apply(kind.prototype[name], node, more);
@@ -18,7 +21,11 @@ function (what, ...given) {
   const short = text => { text = squeeze(text); return text.length > NAME ? text.slice(0, NAME) + "…" : text; };
   const said = text => JSON.stringify(short(text));
   const key = Symbol.for("boxkeep");
-  const store = globalThis[key] ??= {numbers: new WeakMap(), elements: []};
+  let store = globalThis[key];
+  if (store?.page !== page) {
+    store = {page, numbers: new WeakMap(), elements: []};
+    if (what === "read") globalThis[key] = store;
+  }
   const number = element => {
     if (!store.numbers.has(element)) store.numbers.set(element, store.elements.push(new WeakRef(element)));
     return store.numbers.get(element);
@@ -134,8 +141,8 @@ function (what, ...given) {
     return ask(Element, "checkVisibility", element, {checkOpacity: opaque, checkVisibilityCSS: true});
   }
 
-  // The lines of the document that begin from the character `from` on and before the character `to`.
-  function read(page, from, to) {
+  // The lines of the document that begin from the character `from` on and before the character `to`, and where it is.
+  function read(from, to) {
     const lines = [], until = Date.now() + TIME_MS;
     let length = 0, line = "", visited = 0, more = false;
     const keep = text => {
@@ -210,7 +217,7 @@ function (what, ...given) {
       if (line.length > TEXT) flush();
     }
     flush();
-    return {lines, length, more: more || length > to};
+    return {lines, length, more: more || length > to, ...here()};
   }
 
   // Where an element is in its frame, in view; and what lies over it.
@@ -301,8 +308,10 @@ function (what, ...given) {
   }
 
   const size = () => ({width: innerWidth, height: innerHeight});
-  const ready = () => of(Document, "readyState", document) !== "loading";
-  const title = () => of(Document, "title", document).slice(0, WIDTH);
-  return {read, spot, element, prepare, value, select, has, size, ready, title}[what](...given);
+  function here() {
+    return {title: of(Document, "title", document).slice(0, WIDTH), url: of(Document, "URL", document).slice(0, TEXT)};
+  }
+
+  return {read, spot, element, prepare, value, select, has, size, here}[what](...given);
 }
 """
