@@ -76,7 +76,8 @@ class Recorder:
                 takes.append(await _Take.of(display, self._recordings.part(time.time())))
                 await takes[-1].begun()
                 while len(takes) > 1:
-                    await self._end(takes.pop(0))
+                    await self._end(takes[0])
+                    del takes[0]  # not before: whoever breaks this off ends those that are left
                 await takes[-1].over(self._file_s, self._moved)
         finally:
             for take in takes:
