@@ -14,6 +14,8 @@ _BLOCK: Final = 256 << 10
 _ANSWER_MOST: Final = 64 << 20
 _EVENT_MOST: Final = 16 << 20
 _CALL_S: Final = 60.0
+_KEY_LEAST: Final = 8
+HIDDEN: Final = "[the model's key]"
 
 
 class Away(Exception):
@@ -25,9 +27,11 @@ class Refused(Exception):
 
 
 class Api:
-    """Calls to the opencode that listens on a port of loopback, about one directory."""
+    """Calls to the opencode that listens on a port of loopback, about one directory. In nothing that it answers stands
+    the model's key, if that is long enough to be one."""
 
-    def __init__(self, port: int, password: str, directory: str) -> None:
+    def __init__(self, port: int, password: str, directory: str, key: str) -> None:
+        self._key = key if len(key) >= _KEY_LEAST else ""
         self._port = port
         self._directory = directory
         self._basic = "Basic " + base64.b64encode(f"opencode:{password}".encode()).decode()
@@ -49,7 +53,16 @@ class Api:
             raise Away(f"It does not answer within {within_s:.0f} s") from error
         except (OSError, h11.RemoteProtocolError) as error:
             raise Away(f"It cannot be reached: {error}") from error
-        return _read(status, bytes(whole))
+        return _read(status, self._hidden(bytes(whole)))
+
+    def without_key(self, text: str) -> str:
+        """A text in which the model's key does not stand."""
+        return text.replace(self._key, HIDDEN) if self._key else text
+
+    def _hidden(self, answer: bytes) -> bytes:
+        for escaped in {json.dumps(self._key, ensure_ascii=plain)[1:-1] for plain in (True, False)} - {""}:
+            answer = answer.replace(escaped.encode(), HIDDEN.encode())
+        return answer
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """What happens there, until it goes away.
@@ -67,7 +80,7 @@ class Api:
                     if len(pending) > _EVENT_MOST:
                         raise Away("It tells more at once than is reasonable")
                     for block in whole:
-                        if (event := _event(block)) is not None:
+                        if (event := _event(self._hidden(block))) is not None:
                             yield event
         except (OSError, h11.RemoteProtocolError) as error:
             raise Away(f"It cannot be reached: {error}") from error

@@ -31,7 +31,7 @@ async def _asked(answer: Answer, reader: asyncio.StreamReader, writer: asyncio.S
         async with asyncio.timeout(_QUESTION_S):
             question = json.loads(await reader.readline())
         answering = asyncio.ensure_future(answer(question if isinstance(question, dict) else {}))
-        gone = asyncio.create_task(reader.read())
+        gone = asyncio.create_task(reader.read(1))
         try:
             await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
             if answering.done():

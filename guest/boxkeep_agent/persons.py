@@ -31,8 +31,9 @@ class Persons:
         try:
             return await answer
         finally:
-            self._asked = None
-            report("fact", facts={"ask": ""})
+            if self._asked is None or self._asked[0] == name:
+                self._asked = None
+                report("fact", facts={"ask": ""})
 
     def answered(self, name: str, answer: dict[str, Any]) -> None:
         """What came of it. One that nobody waits for any more is let be."""
@@ -43,3 +44,4 @@ class Persons:
         """Nobody waits for a person any more."""
         if self._asked is not None and not self._asked[1].done():
             self._asked[1].set_result({"status": "cancelled", "note": None, "sentence": "The task is over"})
+        self._asked = None

@@ -1,7 +1,6 @@
 """The agent as a program: opencode is there, is mended when it breaks, and does one task after the other."""
 
 import asyncio
-import contextlib
 import os
 import sys
 from collections import deque
@@ -13,7 +12,7 @@ from boxkeep_agent.api import Away
 from boxkeep_agent.models import NONE, models_of
 from boxkeep_agent.persons import Persons
 from boxkeep_agent.server import NotStarted, OpenCode
-from boxkeep_agent.story import FIELD_MOST, cut, without
+from boxkeep_agent.story import FIELD_MOST, cut
 from boxkeep_agent.tasks import Order, Task
 from boxkeep_agent.wish import BadWish, Wish, read_wish
 from boxkeep_desktop.reports import listen, orders, report
@@ -23,6 +22,8 @@ _AGAIN_S: Final = 0.5
 _BACKOFF_S: Final = (0.2, 1.0, 5.0)
 _CRASHES_MOST: Final = 5
 _CRASHES_WITHIN_S: Final = 120.0
+_STARTS_MOST: Final = 3
+_REMEMBERED: Final = 200
 
 
 class Agent:
@@ -32,7 +33,6 @@ class Agent:
         self._wish = wish
         self._orders = told
         self._models = models_of(os.environ)
-        self._secret = self._models.key if self._models is not None else ""
         self._opencode: OpenCode | None = None
         self._task: Task | None = None
         self._work: asyncio.Task[None] | None = None
@@ -43,7 +43,7 @@ class Agent:
 
     async def run(self) -> int:
         """Be there; the exit status."""
-        report("fact", facts={"task": "", "ask": ""})
+        report("fact", facts={"task": "", "ask": "", "devtools": ""})
         server = await asking.serve(_SOCKET, self._answer)
         ordered = asyncio.create_task(self._obey())
         kept = asyncio.create_task(self._keep())
@@ -59,17 +59,20 @@ class Agent:
 
     async def _keep(self) -> int:
         """Have opencode there for as long as it does not break too often."""
+        starts = 0
         while True:
             try:
+                starts += 1
                 self._opencode = await OpenCode.start(self._wish, self._models, str(_SOCKET))
+                starts = 0
                 report("ready", ports={"opencode": self._opencode.port})
                 reason = await self._until_broken(self._opencode)
             except NotStarted as error:
                 reason = str(error)
             report("crashed", reason=cut(reason, 1000))
             await self._end()
-            if not await self._may_go_on():
-                report("failed", reason=f"opencode has ended {_CRASHES_MOST} times: {cut(reason, 800)}")
+            if starts >= _STARTS_MOST or not await self._may_go_on():
+                report("failed", reason=f"opencode does not stay: {cut(reason, 800)}")
                 return 1
 
     async def _until_broken(self, opencode: OpenCode) -> str:
@@ -124,6 +127,9 @@ class Agent:
                 self._begin(order)
             case "abort":
                 await self._abort(str(order["task"]))
+            case "browser":
+                self._devtools = order["port"]
+                report("fact", facts={"devtools": str(self._devtools or "")})
             case "answer":
                 self._persons.answered(str(order["ask"]), order["answer"])
             case unknown:
@@ -146,40 +152,41 @@ class Agent:
             return  # who ordered it has not heard yet what came of it
         if self._opencode is None:
             raise Away("The agent is starting")
-        self._counts[wished.task], self._devtools = int(order["from"]), order["devtools"]
+        self._counts.pop(wished.task, None)
+        self._counts[wished.task] = int(order["from"])
+        for old in list(self._counts)[:-_REMEMBERED]:
+            del self._counts[old]
         report("fact", facts={"task": wished.task})
         if self._models is None:
             self._tell({"kind": "failed", "text": NONE}, wished.task)
             report("fact", facts={"task": ""})
             return
         self._task = Task(wished, self._opencode.api, self._opencode.agents, self._wish.workspace, self._tell)
-        self._work = asyncio.create_task(self._see_through(self._task))
+        self._work = asyncio.create_task(self._see_through(self._task, self._opencode))
 
-    async def _see_through(self, task: Task) -> None:
+    async def _see_through(self, task: Task, opencode: OpenCode) -> None:
         try:
             await task.run()
         except Away as error:  # given again, once opencode is there
-            with contextlib.suppress(Away):
-                await task.stop()
             self._tell({"kind": "interrupted", "text": cut(str(error), FIELD_MOST)})
+            if not await _stopped(task):
+                await opencode.end()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             self._tell(
                 {"kind": "failed", "text": cut(f"opencode answers what is not understood: {error!r}", FIELD_MOST)}
             )
-        self._forget()
+        finally:
+            self._forget()
 
     async def _abort(self, name: str) -> None:
         """Have a task not go on, if it is under way."""
         task, opencode = self._task, self._opencode
         if task is None or task.order.task != name:
             return
-        stopped = False
-        try:
-            stopped = await task.stop()
-        finally:
-            await self._let_go()
-            if not stopped and opencode is not None:
-                await opencode.end()
+        stopped = await _stopped(task)
+        await self._let_go()
+        if not stopped and opencode is not None:
+            await opencode.end()
 
     async def _let_go(self) -> None:
         work, self._work = self._work, None
@@ -198,7 +205,7 @@ class Agent:
         """Tell something of the task under way."""
         name = task or (self._task.order.task if self._task is not None else None)
         if name is not None:
-            report("task", about={"task": name, "n": self._counts[name], **without(told, self._secret)})
+            report("task", about={"task": name, "n": self._counts[name], **told})
             self._counts[name] += 1
 
     async def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -212,6 +219,14 @@ class Agent:
                 return await self._persons.ask(str(question.get("reason")), str(question.get("message")))
             case _:
                 return {"status": "refused", "note": None, "sentence": "That cannot be asked"}
+
+
+async def _stopped(task: Task) -> bool:
+    """Have opencode not go on with a task; whether it has heard and stopped."""
+    try:
+        return await task.stop()
+    except Away:
+        return False
 
 
 async def _run() -> int:

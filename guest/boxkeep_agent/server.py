@@ -27,9 +27,9 @@ _ALONE: Final = {
     for what in ("MODELS_FETCH", "AUTOUPDATE", "LSP_DOWNLOAD", "DEFAULT_PLUGINS", "SHARE")
 }
 """It asks nobody outside for anything but the model."""
-_PASSING: Final = Path("/dev/shm/boxkeep-agent")  # noqa: S108 - within a sandbox
-"""Where it unpacks libraries, and deletes them while it uses them: in memory that keeps no gVisor from writing memory
-down."""
+_PASSING: Final = "/dev/shm/boxkeep-agent"  # noqa: S108 - within a sandbox
+"""How directories begin in which it unpacks libraries, and deletes them while it uses them: in memory that keeps no
+gVisor from writing memory down. Nobody knows how they go on, so that nobody can be there first."""
 
 
 class NotStarted(Exception):
@@ -39,8 +39,9 @@ class NotStarted(Exception):
 class OpenCode:
     """A running opencode that nobody but us can speak to. `agents` are those that it is known to have."""
 
-    def __init__(self, program: Program, api: Api, port: int) -> None:
+    def __init__(self, program: Program, api: Api, port: int, passing: Path) -> None:
         self.api = api
+        self._passing = passing
         self.port = port
         self.agents: set[str] = set()
         self._program = program
@@ -52,12 +53,12 @@ class OpenCode:
         Raises:
             NotStarted
         """
-        shutil.rmtree(_PASSING, ignore_errors=True)
-        _PASSING.mkdir(mode=0o700)
+        passing = Path(f"{_PASSING}-{os.urandom(8).hex()}")
+        passing.mkdir(mode=0o700)
         port, password = free_port(_FIRST_PORT), os.urandom(24).hex()
         environment = {
             **_ALONE,
-            "BUN_TMPDIR": str(_PASSING),
+            "BUN_TMPDIR": str(passing),
             "OPENCODE_SERVER_PASSWORD": password,
             "OPENCODE_CONFIG_CONTENT": json.dumps(config(wish, models, asking)),
         }
@@ -67,11 +68,12 @@ class OpenCode:
             )
         except OSError as error:
             raise NotStarted(f"There is no opencode here: {error}") from error
-        started = cls(program, Api(port, password, wish.workspace), port)
+        api = Api(port, password, wish.workspace, "" if models is None else models.key)
+        started = cls(program, api, port, passing)
         try:
             await started._until_it_answers()
         except BaseException:
-            await program.end()
+            await started.end()
             raise
         return started
 
@@ -82,6 +84,7 @@ class OpenCode:
     async def end(self) -> None:
         """End it and what it has started."""
         await self._program.end()
+        shutil.rmtree(self._passing, ignore_errors=True)
 
     async def _until_it_answers(self) -> None:
         """What is asked of it while it boots may never be answered: it is asked again and again."""
@@ -93,7 +96,7 @@ class OpenCode:
                 await asyncio.sleep(_EVERY_S)
             else:
                 return
-        raise NotStarted(f"opencode does not start: {self._program.last_words}")
+        raise NotStarted(f"opencode does not start: {self.api.without_key(self._program.last_words)}")
 
 
 def config(wish: Wish, models: Models | None, asking: str) -> Mapping[str, Any]:

@@ -10,7 +10,6 @@ TITLE_MOST: Final = 200
 EVENTS_MOST: Final = 2000
 """Of one task: what comes after them is not told but for its end."""
 MORE: Final = "…"
-HIDDEN: Final = "[the model's key]"
 
 Told = dict[str, Any]
 
@@ -72,17 +71,6 @@ def _tool(part: Mapping[str, Any], state: Mapping[str, Any], status: str) -> Tol
         return {**told, "input": cut(json.dumps(state.get("input"), ensure_ascii=False), FIELD_MOST)}
     output = state.get("error") if status == "error" else state.get("output")
     return {**told, "title": cut(state.get("title"), TITLE_MOST), "output": cut(output, FIELD_MOST)}
-
-
-def without(value: Any, secret: str) -> Any:
-    """A JSON value in none of whose texts the secret stands."""
-    if isinstance(value, str):
-        return value.replace(secret, HIDDEN) if secret else value
-    if isinstance(value, list):
-        return [without(one, secret) for one in value]
-    if isinstance(value, dict):
-        return {name: without(one, secret) for name, one in value.items()}
-    return value
 
 
 def cut(text: Any, most: int) -> str:

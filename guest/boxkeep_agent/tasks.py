@@ -12,7 +12,7 @@ from boxkeep_agent.results import result_of
 from boxkeep_agent.story import FIELD_MOST, Story, cut
 
 _LOOK_S: Final = 2.0
-_ANSWER_S: Final = 15.0
+_ANSWER_S: Final = 60.0
 _STOP_S: Final = 20.0
 _GO_ON: Final = (
     "The work on this was interrupted before it was finished, as the machine that it ran on was stopped. Files are as "
@@ -129,6 +129,7 @@ class Task:
             if result is not None:
                 return result
             if asyncio.get_running_loop().time() > silent_until:
+                await self.stop()
                 raise Refused("The agent has answered nothing")
 
     async def _busy(self) -> bool:

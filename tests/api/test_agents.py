@@ -75,6 +75,8 @@ for line in sys.stdin:
             spent = {"tokens": {"input": 3, "output": 2}, "cost": 0.5}
             tell("completed", text="did " + order["prompt"], files=files, moreFiles=False, **spent)
             on("")
+    elif order["do"] == "browser":
+        say(event="fact", facts={"devtools": str(order["port"] or "")})
     elif order["do"] == "abort":
         on("")
     elif order["do"] == "answer":

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boxkeep_agent import workspace
+from boxkeep_agent.api import HIDDEN, Api
 from boxkeep_agent.models import models_of
 from boxkeep_agent.results import result_of
 from boxkeep_agent.server import config
-from boxkeep_agent.story import EVENTS_MOST, MORE, Story, cut, without
+from boxkeep_agent.story import EVENTS_MOST, MORE, Story, cut
 from boxkeep_agent.wish import BadWish, Wish, read_wish
 
 SESSION = "ses_1"
@@ -127,10 +128,14 @@ def test_what_is_cut_is_no_longer_than_it_may_be_within_json(text: str, most: in
     assert kept == text or kept.endswith(MORE)
 
 
-def test_the_models_key_stands_in_nothing_that_is_told() -> None:
-    told = {"text": "is sk-1.", "files": [{"path": "/sk-1", "change": "added"}], "n": 1}
-    assert "sk-1" not in json.dumps(without(told, "sk-1"))
-    assert without(told, "") == told
+def test_the_models_key_stands_in_nothing_that_is_answered() -> None:
+    key = 'sk-"ü\\-of-the-model'
+    api = Api(1, "p", "/w", key)
+    for plain in (True, False):
+        answer = json.dumps({"text": f"is {key}.", "input": {"command": key}}, ensure_ascii=plain).encode()
+        assert json.loads(api._hidden(answer)) == {"text": f"is {HIDDEN}.", "input": {"command": HIDDEN}}
+    assert api.without_key(f"with {key}") == f"with {HIDDEN}"
+    assert Api(1, "p", "/w", "ollama").without_key("ollama") == "ollama"
 
 
 def message(role: str, *texts: str, **info: Any) -> dict[str, Any]:

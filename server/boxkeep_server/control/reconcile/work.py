@@ -13,7 +13,7 @@ from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.steps import SYSTEM, Steps
 from boxkeep_server.model import browsers
 from boxkeep_server.model.agents import ASK, NAME, TASK, TRIES_MOST, Task, TaskReason, TaskStatus, next_of
-from boxkeep_server.model.companions import Companion, CompanionState
+from boxkeep_server.model.companions import Companion
 from boxkeep_server.model.errors import BoxkeepError, Conflict, NotReady
 from boxkeep_server.model.handoffs import HandoffReason
 from boxkeep_server.model.sandboxes import Sandbox
@@ -44,8 +44,9 @@ class Work:
         await self._settle()
         async with self._database.reading() as connection:
             there = await companions.ready(connection, NAME)
+            browsing = {one.sandbox: one for one in await companions.ready(connection, browsers.NAME)}
             tasks = await agents.of_sandboxes(connection, [one.sandbox for one in there])
-        return sum(self._see_to(one, tasks[one.sandbox]) for one in there)
+        return sum(self._see_to(one, tasks[one.sandbox], browsing.get(one.sandbox)) for one in there)
 
     async def _settle(self) -> None:
         now = self._steps.now_ms()
@@ -67,8 +68,11 @@ class Work:
             await agents.fail(connection, task, reason, self._steps.now_ms(), SYSTEM, message)
         self._steps.tell_of(task.sandbox)
 
-    def _see_to(self, agent: Companion, tasks: Sequence[Task]) -> int:
+    def _see_to(self, agent: Companion, tasks: Sequence[Task], browser: Companion | None) -> int:
         """Begin with what the agent is to be told, if anything is."""
+        devtools = browser.ports.get(browsers.DEVTOOLS) if browser is not None else None
+        if agent.facts.get(browsers.DEVTOOLS, "") != str(devtools or ""):
+            return self.crowd.start(agent.sandbox, partial(self._order, agent.sandbox, do="browser", port=devtools))
         now_on, ask = agent.facts.get(TASK) or None, agent.facts.get(ASK) or None
         current = next((one for one in tasks if one.id == now_on), None)
         wanted = next_of(tasks)
@@ -76,17 +80,15 @@ class Work:
         if now_on is not None and current is None:
             return self.crowd.start(key, partial(self._order, key, do="abort", task=now_on))
         if now_on is None and wanted is not None:
-            return self.crowd.start(key, partial(self._give, agent, wanted))
+            return self.crowd.start(key, partial(self._give, wanted))
         if ask is not None and current is not None and current.ask is not None and current.ask.get("id") == ask:
             return self.crowd.start(key, partial(self._ask, agent, current, current.ask))
         return 0
 
-    async def _give(self, agent: Companion, task: Task) -> None:
+    async def _give(self, task: Task) -> None:
         if task.tries >= TRIES_MOST:
             await self._fail(task, TaskReason.INTERRUPTED)
             return
-        browser = (await self._companions.of(task.sandbox)).get(browsers.NAME)
-        ready = browser is not None and browser.state is CompanionState.READY and browser.epoch == agent.epoch
         order = {
             "do": "prompt",
             "task": task.id,
@@ -95,7 +97,6 @@ class Work:
             "agent": task.agent,
             "session": task.session,
             "again": task.status is TaskStatus.RUNNING,
-            "devtools": browser.ports.get(browsers.DEVTOOLS) if browser is not None and ready else None,
         }
         await self._order(task.sandbox, **order)
 
