@@ -21,7 +21,7 @@ _FIRST_PORT: Final = 4096
 _START_S: Final = 120.0
 _EVERY_S: Final = 0.2
 _PROBE_S: Final = 2.0
-_A_DAY_MS: Final = 24 * 60 * 60 * 1000
+_QUIET_MS: Final = 60_000
 _ALONE: Final = {
     f"OPENCODE_DISABLE_{what}": "1"
     for what in ("MODELS_FETCH", "AUTOUPDATE", "LSP_DOWNLOAD", "DEFAULT_PLUGINS", "SHARE")
@@ -113,7 +113,7 @@ def config(wish: Wish, models: Models | None, asking: str) -> Mapping[str, Any]:
             "command": [_TOOLS, "--browser", *(["--person"] if wish.person else [])],
             "environment": {"BOXKEEP_AGENT_SOCKET": asking},
             "enabled": True,
-            "timeout": _A_DAY_MS,  # a person takes the time that a person takes
+            "timeout": _QUIET_MS,  # without a word of progress: a person takes the time that a person takes
         }
         told["mcp"] = {_TOOLS_NAME: tools}
     return told
