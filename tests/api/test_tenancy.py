@@ -44,7 +44,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "acceptHandoff": {"controller": "c"},
     "prompt": {"prompt": "p"},
     "createTask": {"prompt": "p"},
-    **dict.fromkeys(("cancelTask", "watchTask"), {"taskId": "t"}),
+    "cancelTask": {"taskId": "t"},
+    "watchTask": {"taskId": "t"},
     "convertDocument": {**AT, "format": "pdf"},
 }
 """What each operation needs besides the sandbox's id."""
