@@ -8,7 +8,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "ARCHITECTURE.md"
 BEGIN, END = "<!-- code map: begin -->", "<!-- code map: end -->"
-PACKAGES = ("sdk/boxkeep", "server/boxkeep_server", "guest/boxkeep_guest", "guest/boxkeep_desktop")
+PACKAGES = (
+    "sdk/boxkeep",
+    "server/boxkeep_server",
+    "guest/boxkeep_guest",
+    "guest/boxkeep_desktop",
+    "guest/boxkeep_agent",
+    "guest/boxkeep_tools",
+)
 
 
 def first_sentence(module: Path) -> str:

@@ -11,8 +11,8 @@ export PYTHONPATH=$clone/sdk:$clone/server:$clone/guest PYTHONDONTWRITEBYTECODE=
 export TEST_CACHE=$cache
 cd "$clone"
 
-packages=(btrfs-progs ca-certificates chromium curl iproute2 iptables mmdebstrap nftables postgresql procps python3 python3-venv runc
-  util-linux zstd)
+packages=(btrfs-progs ca-certificates chromium curl ffmpeg iproute2 iptables mmdebstrap nftables postgresql procps python3
+  python3-venv runc tigervnc-standalone-server util-linux x11-xserver-utils zstd)
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -29,7 +29,7 @@ check() {
   ruff format --check -q .
   ruff check -q .
   mypy server sdk
-  (cd guest && mypy boxkeep_guest boxkeep_desktop)
+  (cd guest && mypy boxkeep_guest boxkeep_desktop boxkeep_agent boxkeep_tools)
   lint-imports
   say "generated files and documents"
   python scripts/code_map.py --check

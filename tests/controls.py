@@ -26,11 +26,13 @@ from boxkeep_server.control.reconcile.release import Release
 from boxkeep_server.control.reconcile.take import Take
 from boxkeep_server.control.reconcile.upload import Upload
 from boxkeep_server.control.reconcile.warn import Warn
+from boxkeep_server.control.recordings import Recordings
 from boxkeep_server.control.salvage import Salvage
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.steps import Steps
 from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.model.errors import NotReady
+from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal, derived
 from tests.blob_stores import MemoryBlobs
@@ -45,6 +47,16 @@ class NobodyHome(Artifacts):
 
     async def below(self, caller: Caller, sandbox_id: str) -> tuple[Sequence[str], Sequence[str]]:
         raise NotReady
+
+
+class NothingRecorded(Recordings):
+    """Nor have they browsers."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def finish(self, sandbox: Sandbox, within_s: float) -> None:
+        pass
 
 
 class Rig:
@@ -70,7 +82,7 @@ class Rig:
         self.upload = Upload(database, steps, self.copies, clock)
         self.place = Place(database, steps, engine, reacher, seal, self.fleet, self.copies, no_room_wait_ms=60_000)
         self.take = Take(database, steps, engine)
-        salvage = Salvage(database, steps, NobodyHome())
+        salvage = Salvage(database, steps, NobodyHome(), NothingRecorded())
         self.release = Release(database, steps, engine, reacher, self.take, salvage)
         self.pausing = Pausing(database, steps, self.sandboxes)
         self.checkpoints = Checkpoints(database, steps, self.changes, self.sandboxes, self.pausing)

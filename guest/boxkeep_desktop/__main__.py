@@ -1,4 +1,4 @@
-"""Start the desktop: `python3 -I -S -B <directory>/boxkeep_desktop/__main__.py <wish>`."""
+"""Start the desktop: `python3 -I -S -B <directory>/boxkeep_desktop/__main__.py`, and tell it a wish."""
 
 import sys
 
@@ -8,4 +8,4 @@ if __name__ == "__main__":
         sys.modules[unwanted] = None  # type: ignore[assignment]
     from boxkeep_desktop.program import main
 
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -3,13 +3,14 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import h11
 
 from boxkeep_desktop.chromium import Chromium
-from boxkeep_desktop.holds import Mode, answer_instead
+from boxkeep_desktop.holds import BUSY, Mode, answer_instead
+from boxkeep_desktop.passing import until_one_ends
 from boxkeep_desktop.sockets import Socket, SocketClosed
 
 _BLOCK: Final = 64 << 10
@@ -21,7 +22,6 @@ _WHOLE: Final = ("/", "/devtools/browser", "/devtools/browser/")
 _SOCKET: Final = re.compile(r"/devtools/(?:browser|page)/[A-Za-z0-9-]{1,64}")
 _LISTS: Final = re.compile(r"/json(?:/(?:version|list|protocol))?/?")
 _ACTS: Final = re.compile(r"/json/(?:new|activate|close)(?:[/?].*)?")
-_BUSY: Final = "A person is in control of the browser"
 _AWAY: Final = "The browser is starting"
 _TRY_AGAIN: Final = 1013
 
@@ -46,7 +46,7 @@ class DevTools:
         self._mode = mode
         if mode == "human":
             for socket in list(self._open):
-                await socket.close(_TRY_AGAIN, _BUSY)
+                await socket.close(_TRY_AGAIN, BUSY)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -80,7 +80,7 @@ class DevTools:
         if chromium is None:
             return 503, _told(_AWAY)
         if self._mode == "human" or (acts and self._mode != "ai"):
-            return 409, _told(_BUSY)
+            return 409, _told(BUSY)
         answer = await _ask(chromium.port, request.method.decode(), target)
         seen = dict(request.headers).get(b"host", b"localhost").decode("ascii", "replace")
         scheme = "wss" if dict(request.headers).get(b"x-forwarded-proto") == b"https" else "ws"
@@ -93,7 +93,7 @@ class DevTools:
         chromium = self._chromium()
         path = target.partition("?")[0]
         if chromium is None or self._mode == "human":
-            await client.close(_TRY_AGAIN, _AWAY if chromium is None else _BUSY)
+            await client.close(_TRY_AGAIN, _AWAY if chromium is None else BUSY)
             return
         if path not in _WHOLE and not _SOCKET.fullmatch(path):
             await client.close(1008, "There is no such target")
@@ -101,7 +101,7 @@ class DevTools:
         browser = await self._browser(client, chromium, path)
         self._open.add(client)
         try:
-            await _until_one_ends(self._inward(client, browser), _outward(client, browser))
+            await until_one_ends(self._inward(client, browser), _outward(client, browser))
         finally:
             self._open.discard(client)
             await browser.close()
@@ -128,16 +128,6 @@ class DevTools:
 async def _outward(client: Socket, browser: Socket) -> None:
     while True:
         await client.send(await browser.receive())
-
-
-async def _until_one_ends(*both: Coroutine[Any, Any, None]) -> None:
-    tasks = [asyncio.create_task(one) for one in both]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _request(reader: asyncio.StreamReader) -> tuple[h11.Request, h11.Connection]:

@@ -7,8 +7,9 @@ Mode = Literal["ai", "shared", "human"]
 MODES: Final[tuple[Mode, ...]] = ("ai", "shared", "human")
 """`ai`: who speaks the protocol drives. `shared`: a person drives, and they may watch. `human`: nor that."""
 
+BUSY: Final = "A person is in control of the browser"
+"""What whoever is refused for that reason is told."""
 _REFUSED: Final = -32001
-_SENTENCE: Final = "A person is in control of the browser"
 _WATCHING: Final = frozenset(
     {
         "Accessibility.enable",
@@ -53,7 +54,7 @@ def answer_instead(mode: Mode, message: str | bytes) -> str | None:
     call = _read(message)
     if mode == "shared" and call.get("method") in _WATCHING:
         return None
-    refusal: dict[str, Any] = {"id": call.get("id"), "error": {"code": _REFUSED, "message": _SENTENCE}}
+    refusal: dict[str, Any] = {"id": call.get("id"), "error": {"code": _REFUSED, "message": BUSY}}
     if "sessionId" in call:
         refusal["sessionId"] = call["sessionId"]
     return json.dumps(refusal)

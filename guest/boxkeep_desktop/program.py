@@ -10,9 +10,11 @@ from typing import Any, Final
 from boxkeep_desktop.chromium import BrowserFailed, Chromium, empty
 from boxkeep_desktop.devtools import DevTools
 from boxkeep_desktop.display import Display, DisplayFailed, free_port
+from boxkeep_desktop.forwarder import Forwarder
 from boxkeep_desktop.holds import MODES
+from boxkeep_desktop.recorder import Recorder
 from boxkeep_desktop.remote import RemoteFailed, navigate, page_size
-from boxkeep_desktop.reports import orders, report
+from boxkeep_desktop.reports import listen, orders, report
 from boxkeep_desktop.wish import BadWish, Wish, read_wish
 
 _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -29,10 +31,15 @@ class _Broken(Exception):
 
 
 class Desktop:
-    """One desktop. `run` returns when nobody can give it orders any more, or it breaks time and again."""
+    """One desktop, which hears orders from `told`. `run` returns when nobody can give any more, or it breaks time and
+    again; what was recorded is whole then."""
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, wish: Wish, told: asyncio.StreamReader) -> None:
         self._wish = wish
+        self._told = told
+        self._recorder = None if wish.recordings is None else Recorder(wish.recordings, wish.recording_s)
+        self._turn = asyncio.Lock()
+        self._proxy = wish.proxy
         self._display: Display | None = None
         self._chromium: Chromium | None = None
         self._devtools = DevTools(lambda: self._chromium, wish.driver)
@@ -43,18 +50,24 @@ class Desktop:
         """Be there; the exit status."""
         report("fact", facts={"driver": self._wish.driver})
         port = free_port(self._wish.devtools_port)
-        server = await self._devtools.serve(port)
+        servers = [await self._devtools.serve(port)]
+        if self._proxy is not None and self._proxy.user is not None:
+            server, self._proxy = await Forwarder(self._proxy).serve()
+            servers.append(server)
         ordered = asyncio.create_task(self._obey())
         kept = asyncio.create_task(self._keep(port))
         try:
             await asyncio.wait((ordered, kept), return_when=asyncio.FIRST_COMPLETED)
             return kept.result() if kept.done() else 0
         finally:
-            server.close()
+            for server in servers:
+                server.close()
             for task in (ordered, kept):
                 task.cancel()
             await asyncio.gather(ordered, kept, return_exceptions=True)
             await self._end()
+            if self._recorder is not None:
+                await self._recorder.close()
 
     async def _keep(self, port: int) -> int:
         """Have display and browser there for as long as they do not break too often."""
@@ -76,9 +89,21 @@ class Desktop:
     async def _begin(self) -> None:
         wish = self._wish
         self._display = await Display.start(*self._screen(), wish.display_port)
-        chromium = await Chromium.start(wish.profile, self._screen(), wish.proxy, self._display.environment)
+        proxy = None if self._proxy is None else self._proxy.url
+        chromium = await Chromium.start(wish.profile, self._screen(), proxy, self._display.environment)
         await self._fit(chromium)
         self._chromium = chromium
+        await self._record()
+
+    async def _record(self) -> None:
+        """Record the screen as it is now, but for a person who is to be watched by nobody."""
+        if self._recorder is None:
+            return
+        async with self._turn:
+            if self._display is None or self._wish.driver == "human":
+                await self._recorder.hide()
+            else:
+                await self._recorder.show(self._display.name)
 
     async def _fit(self, chromium: Chromium) -> None:
         """Have the screen be of the size at which the page is as large as wished. A window takes its size when it is
@@ -125,13 +150,14 @@ class Desktop:
     async def _end(self) -> None:
         chromium, self._chromium = self._chromium, None
         display, self._display = self._display, None
+        await self._record()
         if chromium is not None:
             await chromium.end()
         if display is not None:
             await display.end()
 
     async def _obey(self) -> None:
-        async for order in orders():
+        async for order in orders(self._told):
             try:
                 await self._do(order)
                 report("done", order=order.get("id"))
@@ -146,13 +172,16 @@ class Desktop:
                 mode = order["mode"]
                 if mode not in MODES:
                     raise ValueError(mode)
+                self._wish = replace(self._wish, driver=mode)
                 await self._devtools.hand_over(mode)
+                await self._record()
                 report("fact", facts={"driver": mode})
             case "navigate":
                 await navigate(self._there(), str(order["url"]))
             case "resize":
                 self._wish = replace(self._wish, width=int(order["width"]), height=int(order["height"]))
                 await self._fit(self._there())
+                await self._record()
             case unknown:
                 raise ValueError(unknown)
 
@@ -167,12 +196,17 @@ def _told(status: int) -> str:
     return f"signal {-status}" if status < 0 else f"status {status}"
 
 
-def main(arguments: list[str]) -> int:
-    """Run the desktop that the only argument wishes; its exit status."""
+async def _run() -> int:
+    told = await listen()
     try:
-        (text,) = arguments
-        wish = read_wish(text)
-    except (ValueError, BadWish) as error:
+        wish = read_wish(await told.readline())
+    except BadWish as error:
         sys.stderr.write(f"boxkeep-desktop: {error}\n")
         return 2
-    return asyncio.run(Desktop(wish).run())
+    return await Desktop(wish, told).run()
+
+
+def main() -> int:
+    """Run the desktop that the first line of standard input wishes, where no list of processes shows it; its exit
+    status."""
+    return asyncio.run(_run())

@@ -9,10 +9,12 @@ from typing import Final
 
 _END_S: Final = 3.0
 _WORDS: Final = 4096
+_TIED: Final = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
 class Program:
-    """One running program in a process group of its own. Its last words are those of its standard error."""
+    """One running program in a process group of its own, which is killed if the desktop dies. Its last words are those
+    of its standard error."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -26,9 +28,10 @@ class Program:
         """Start one.
 
         Raises:
-            OSError: it is not there.
+            OSError: no program can be started. One that is not there ends at once, and says so.
         """
         process = await asyncio.create_subprocess_exec(
+            *_TIED,
             *argv,
             env=None if environment is None else {**os.environ, **environment},
             stdin=asyncio.subprocess.DEVNULL,
@@ -53,20 +56,12 @@ class Program:
         """Wait for its end; its exit status, as of `subprocess`."""
         return await self._process.wait()
 
-    async def interrupt(self) -> None:
-        """Ask it to finish as it does on ^C, and wait until it has; one that does not is ended."""
-        await self._signalled(signal.SIGINT)
-
     async def end(self) -> None:
-        """End it and all of its group."""
-        await self._signalled(signal.SIGTERM)
-
-    async def _signalled(self, number: signal.Signals) -> None:
+        """End it and all of its group, in order if it does so soon."""
         if self.running:
-            self._signal(number)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_END_S):
-                    await self._process.wait()
+            self._signal(signal.SIGTERM)
+            # By no `asyncio.timeout`: in a task that is being cancelled, Python 3.11.2 takes its end for the task's.
+            await asyncio.wait([asyncio.create_task(self._process.wait())], timeout=_END_S)
         self._signal(signal.SIGKILL)
         await self._process.wait()
         self._listening.cancel()

@@ -7,18 +7,24 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-_LINE_MOST: Final = 64 << 10
+_LINE_MOST: Final = 1 << 20
 
 
 def report(event: str, **more: Any) -> None:
     """Say that something has happened."""
-    os.write(sys.stdout.fileno(), json.dumps({"event": event, **more}).encode() + b"\n")
+    line = json.dumps({"event": event, **more}, ensure_ascii=False)
+    os.write(sys.stdout.fileno(), line.encode("utf-8", "replace") + b"\n")
 
 
-async def orders() -> AsyncIterator[dict[str, Any]]:
-    """What is asked of the desktop, until nobody can ask any more. A line that is no object is passed over."""
+async def listen() -> asyncio.StreamReader:
+    """The lines that the desktop is told."""
     reader = asyncio.StreamReader(limit=_LINE_MOST)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return reader
+
+
+async def orders(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
+    """What is asked of the desktop, until nobody can ask any more. A line that is no object is passed over."""
     while line := await reader.readline():
         try:
             order = json.loads(line)

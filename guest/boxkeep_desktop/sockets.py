@@ -26,7 +26,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class SocketClosed(Exception):
-    """The other side has closed, or does not speak as a WebSocket does."""
+    """The other side has closed, with what it gives for a reason, or does not speak as a WebSocket does."""
 
 
 class Socket:
@@ -123,7 +123,7 @@ class Socket:
             await self._send(event.response())
         elif isinstance(event, CloseConnection):
             await self.close(event.code)
-            raise SocketClosed
+            raise SocketClosed(event.reason or "")
         return None
 
     def _joined(self, event: TextMessage | BytesMessage) -> str | bytes | None:

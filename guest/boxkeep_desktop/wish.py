@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from boxkeep_desktop.holds import MODES, Mode
+from boxkeep_desktop.proxies import Proxy, read_proxy
 
 LEAST: Final = 100
 MOST: Final = 7680
@@ -17,21 +18,23 @@ class BadWish(ValueError):
 
 @dataclass(frozen=True)
 class Wish:
-    """The size of a page in pixels; where Chromium keeps its profile, and whether what is there is kept; the URL of the
-    proxy that it goes by; who drives at first; the ports of loopback to serve its protocol and the display on, where
-    they are free."""
+    """The size of a page in pixels; where Chromium keeps its profile, and whether what is there is kept; the proxy that
+    it goes by; who drives at first; the ports of loopback to serve its protocol and the display on, where they are
+    free; where the screen is recorded, if it is, and how many seconds of it in one file."""
 
     width: int
     height: int
     profile: Path
     keep_profile: bool
-    proxy: str | None
+    proxy: Proxy | None
     driver: Mode
     devtools_port: int
     display_port: int
+    recordings: Path | None
+    recording_s: float
 
 
-def read_wish(text: str) -> Wish:
+def read_wish(text: bytes) -> Wish:
     """The wish that a text says.
 
     Raises:
@@ -44,13 +47,15 @@ def read_wish(text: str) -> Wish:
             height=_within(said["height"]),
             profile=Path(said["profile"]),
             keep_profile=bool(said["keepProfile"]),
-            proxy=said.get("proxy"),
+            proxy=None if said["proxy"] is None else read_proxy(said["proxy"]),
             driver=_mode(said["driver"]),
             devtools_port=int(said["devtoolsPort"]),
             display_port=int(said["displayPort"]),
+            recordings=None if said["recordings"] is None else Path(said["recordings"]),
+            recording_s=float(said["recordingS"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadWish(f"the wish cannot be understood: {error!r}") from error
+        raise BadWish(f"the wish cannot be understood: {type(error).__name__}") from None  # it may hold a password
 
 
 def _mode(name: Any) -> Mode:

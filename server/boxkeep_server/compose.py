@@ -15,8 +15,7 @@ import uvicorn
 import uvloop
 
 from boxkeep_server.blobs.chosen import blobs_of, snapshots_copied
-from boxkeep_server.compose_browsers import browsing_over
-from boxkeep_server.control.artifacts import Artifacts
+from boxkeep_server.compose_companions import Publishing, companions_over
 from boxkeep_server.control.audit import Audit
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.checkpoints import Checkpoints
@@ -55,8 +54,8 @@ from boxkeep_server.control.reconcile.take import Take
 from boxkeep_server.control.reconcile.upload import Upload
 from boxkeep_server.control.reconcile.warn import Warn
 from boxkeep_server.control.record import Recorder
-from boxkeep_server.control.salvage import Salvage
 from boxkeep_server.control.sandboxes import Sandboxes
+from boxkeep_server.control.secrets import Secrets
 from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.steps import (
     ANY,
@@ -194,21 +193,23 @@ def control_over(
     files = Files(visits, recorder, now_ms)
     last_liveness = Liveness(sandboxes.states, partial(_any_change, changes), status=Status.ENDING)
     last_visits = Visits(LastLook(reacher), guests, last_liveness, monotonic_ms, _never)
-    last_files = Files(last_visits, recorder, now_ms)
-    salvage = Salvage(database, steps, Artifacts(database, steps, sandboxes, last_files, blobs, strays))
-    release = Release(database, steps, engine, reacher, take, salvage)
+    publishing = Publishing(database, steps, sandboxes, recorder, blobs, strays)
+    release = Release(database, steps, engine, reacher, take, publishing.salvage(last_visits))
     settler = Settler(visits=visits, rows=rows, recorder=recorder, oom_kills=reacher.oom_kills, now_ms=now_ms)
     attendance = Attendance(monotonic_ms)
     own_liveness = Liveness(sandboxes.states, partial(_any_change, changes))  # who waits there keeps nobody awake
     own_visits = Visits(reacher, guests, own_liveness, monotonic_ms, _never)
-    browsing = browsing_over(database, steps, sandboxes, visits, own_visits)
+    secrets = Secrets(database, seal)
+    accompanied = companions_over(publishing, secrets, changes, visits, own_visits, settings.control.recording_file_s)
     warn = Warn(database, steps)
     expire = Expire(database, steps, pausing, warn, at_hours_limit=settings.control.at_hours_limit)
     idle = Idle(
         database,
         steps,
         pausing,
-        busy=lambda sandbox: settler.attends(sandbox) or liveness.waited_for(sandbox) or attendance.has(sandbox),
+        busy=lambda sandbox: any(
+            knows(sandbox) for knows in (settler.attends, liveness.waited_for, attendance.has, accompanied.agents.busy)
+        ),
         used_at=lambda sandbox: max(visits.used_at(sandbox) or 0, attendance.seen_at(sandbox)),
         monotonic_ms=monotonic_ms,
     )
@@ -229,7 +230,7 @@ def control_over(
         Round("tidy", upload.tidy, 30.0, (DISCARD,)),
         Round("observe", observe.run_once, 2.0, (OBSERVE,)),
         Round("extend", Extend(database, steps, engine).run_once, 2.0, (EXTEND,)),
-        *browsing.rounds,
+        *accompanied.rounds,
         Round("deliver", deliver.run_once, 0.25, (DELIVER,)),
         Round("retire", retire.run_once, 60.0),
         Round("strays", strays.run_once, 5.0),
@@ -238,7 +239,7 @@ def control_over(
         Round("collect", Collect(database, steps, **keeping).run_once, 60.0),
     )
     commands = Commands(visits=visits, recorder=recorder, settler=settler, new_id=new_id, now_ms=now_ms)
-    artifacts = Artifacts(database, steps, sandboxes, files, blobs, strays)
+    artifacts = publishing.artifacts(visits)
     parts = Parts(
         keys=Keys(database, now_ms, monotonic_ms),
         rates=Rates(time.monotonic, limited=settings.control.rate_limits),
@@ -259,8 +260,9 @@ def control_over(
         accounts=Accounts(database, now_ms),
         previews=Previews(database, steps, sandboxes, visits),
         attendance=attendance,
-        browsers=browsing.browsers,
-        handoffs=browsing.handoffs,
+        agents=accompanied.agents,
+        browsers=accompanied.browsers,
+        handoffs=accompanied.handoffs,
         novnc=settings.images / "novnc",
         public_url=settings.public_url,
         preview_urls=PreviewUrls.below(settings.preview_url),
@@ -280,7 +282,7 @@ def control_over(
             release.last_looks.crowd,
             release.crowd,
             deliver.crowd,
-            *browsing.crowds,
+            *accompanied.crowds,
         ),
         copies=copies,
         engine=engine,

@@ -67,6 +67,15 @@ class ControlSettings(Section):
         tuple[IPvAnyNetwork, ...],
         Field(description="Networks that webhooks may reach besides the public internet, such as `10.1.2.0/24`."),
     ] = ()
+    recording_file_s: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=3600,
+            description="How long a file of a browser's recording lasts, in seconds: what is lost at most when a "
+            "machine dies.",
+        ),
+    ] = 120
     deliveries_kept_days: Annotated[
         int, Field(ge=2, description="How long deliveries of webhooks can be looked at and asked for again, in days.")
     ] = 7

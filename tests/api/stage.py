@@ -12,6 +12,7 @@ import httpx
 
 from boxkeep_server.blobs.interface import Blobs
 from boxkeep_server.blobs.local import LocalBlobs
+from boxkeep_server.control.agents import Agents
 from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.browsers import Browsers
 from boxkeep_server.control.changes import Changes
@@ -33,8 +34,10 @@ from boxkeep_server.control.reach import LastLook, Reacher
 from boxkeep_server.control.reconcile.release import Release
 from boxkeep_server.control.reconcile.take import Take
 from boxkeep_server.control.record import Recorder
+from boxkeep_server.control.recordings import Recordings
 from boxkeep_server.control.salvage import Salvage
 from boxkeep_server.control.sandboxes import Sandboxes
+from boxkeep_server.control.secrets import Secrets
 from boxkeep_server.control.settle import Settler
 from boxkeep_server.control.steps import ANY, RELEASE, Steps
 from boxkeep_server.control.strays import Strays
@@ -137,6 +140,7 @@ class Stage:
         rates: dict[CallKind, Rate] | None = None,
     ) -> None:
         self.folder = folder
+        self.recordings_folder = folder.with_name("recordings")
         self._held = False
         self.database = database
         self.blobs = blobs
@@ -166,17 +170,15 @@ class Stage:
         take = Take(database, self.steps, self.node)  # type: ignore[arg-type]
         files = Files(visits, self.recorder, self.clock)
         ending = Liveness(self.sandboxes.states, self._changed, status=Status.ENDING)
-        last_files = Files(
-            Visits(LastLook(self.reacher), pool, ending, self.clock, self.pausing.awake), self.recorder, self.clock
+        last_visits = Visits(LastLook(self.reacher), pool, ending, self.clock, self.pausing.awake)
+        last_files = Files(last_visits, self.recorder, self.clock)
+        last_artifacts = Artifacts(
+            database, self.steps, self.sandboxes, last_files, blobs, Strays(database, blobs), folder=str(folder)
         )
-        self.salvage = Salvage(
-            database,
-            self.steps,
-            Artifacts(
-                database, self.steps, self.sandboxes, last_files, blobs, Strays(database, blobs), folder=str(folder)
-            ),
-            within_s=LAST_LOOK_S,
+        last_recordings = Recordings(
+            database, self.steps, last_visits, last_files, last_artifacts, folder=str(self.recordings_folder)
         )
+        self.salvage = Salvage(database, self.steps, last_artifacts, last_recordings, within_s=LAST_LOOK_S)
         self._release = Release(database, self.steps, self.node, self.reacher, take, self.salvage)  # type: ignore[arg-type]
         self._running = (
             self.recorder.run,
@@ -219,7 +221,8 @@ class Stage:
             accounts=Accounts(database, self.clock),
             previews=Previews(database, self.steps, self.sandboxes, visits),
             attendance=self.attendance,
-            browsers=Browsers(self.sandboxes, companions, handoffs, visits),
+            agents=Agents(database, self.steps, self.changes, self.sandboxes, companions, visits),
+            browsers=Browsers(self.sandboxes, Secrets(database, self.seal), companions, handoffs, visits),
             handoffs=handoffs,
             novnc=folder / "novnc",
             public_url=PUBLIC,

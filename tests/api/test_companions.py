@@ -57,10 +57,10 @@ class Troupe:
     def kind(self, program: str) -> Kind:
         """A companion that is this program of Python's."""
 
-        async def arguments() -> tuple[str, ...]:
-            return ("-u", "-c", program, str(self.directory / "pids"))
-
-        return Kind(self.name, sys.executable, arguments, "root", EventType.BROWSER_READY, EventType.BROWSER_FAILED)
+        arguments = ("-u", "-c", program, str(self.directory / "pids"))
+        return Kind(
+            self.name, sys.executable, "root", EventType.BROWSER_READY, EventType.BROWSER_FAILED, arguments=arguments
+        )
 
     def attend(self, kind: Kind) -> "asyncio.Task[None]":
         """Attend in the background."""

@@ -33,7 +33,7 @@ ROUTES: dict[Scope, tuple[str, ...]] = {
         *(f"GET {S}/{noun}" for noun in ("processes", "processes/output", "terminal", "preview", "preview/viewer")),
         *(f"POST {S}/preview/{verb}" for verb in ("start", "navigate", "resize")),
         *(f"POST {S}/opencode/{noun}" for noun in ("prompt", "tasks", "tasks/cancel")),
-        f"GET {S}/opencode/tasks",
+        *(f"GET {S}/opencode/{noun}" for noun in ("tasks", "tasks/events")),
     ),
     F: (
         *(f"GET {S}/fs/{verb}" for verb in ("read", "list", "stat", "download")),

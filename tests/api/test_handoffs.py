@@ -50,19 +50,15 @@ class House:
         liveness = Liveness(stage.sandboxes.states, lambda: asyncio.sleep(0.2))
         visits = Visits(stage.reacher, pool, liveness, stage.clock, stage.pausing.awake)
         self.companions = Companions(stage.database, stage.steps, visits, backoff_s=(0.0,))
-        self.completed: list[Handoff] = []
-        self.handoffs = Handoffs(stage.database, stage.steps, stage.sandboxes, self._completed)
-        self.drive = Drive(stage.database, self.companions, self.handoffs)
+        self.handoffs = Handoffs(stage.database, stage.steps, stage.sandboxes)
+        self.drive = Drive(stage.database, self.companions)
         self._task = asyncio.create_task(self._attend())
 
-    async def _completed(self, _sandbox: Sandbox, handoff: Handoff) -> None:
-        self.completed.append(handoff)
-
     async def _attend(self) -> None:
-        async def arguments() -> tuple[str, ...]:
-            return ("-u", "-c", SAYS, str(self.directory / "pids"))
-
-        kind = Kind(NAME, sys.executable, arguments, "root", EventType.BROWSER_READY, EventType.BROWSER_FAILED)
+        arguments = ("-u", "-c", SAYS, str(self.directory / "pids"))
+        kind = Kind(
+            NAME, sys.executable, "root", EventType.BROWSER_READY, EventType.BROWSER_FAILED, arguments=arguments
+        )
         with suppress(BoxkeepError):
             await self.companions.attend(self.sandbox, kind)
 
@@ -118,7 +114,6 @@ async def test_a_person_takes_over_and_gives_back(house: House) -> None:
     await house.until_driven_by("shared")
     done = await house.handoffs.complete(house.caller, house.sandbox.id, "typed the code")
     assert (done.status, done.note) == (HandoffStatus.COMPLETED, "typed the code")
-    assert [one.resume_prompt for one in house.completed] == ["Go on"]
     await house.until_driven_by("ai")
     assert await house.told() == ["requested", "accepted", "completed"]
 
@@ -141,7 +136,6 @@ async def test_each_step_is_taken_once_and_again_is_as_it_is(house: House) -> No
         await house.handoffs.complete(house.caller, house.sandbox.id, None)
     with pytest.raises(HandoffConflict, match="completed and cannot be cancelled"):
         await house.handoffs.cancel(house.caller, house.sandbox.id)
-    assert len(house.completed) == 1
     assert await house.told() == ["requested", "accepted", "completed"]
 
 

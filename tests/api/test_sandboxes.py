@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from boxkeep_server.control.checkpoints import wanted_of
+from boxkeep_server.control.secrets import Secrets
 from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.model.checkpoints import CheckpointState
 from boxkeep_server.model.ids import new_id
@@ -42,6 +43,14 @@ CREATE_REFUSED = [
     ({"metadata": {"a": "x" * 16_384}}, "Invalid metadata: must have at most 16384 bytes in all"),
     ({"ephemeral": "no"}, "Invalid ephemeral: must be true or false"),
     ({"isolation": "docker"}, "Invalid isolation: must be one of: runsc, runc"),
+    (
+        {"capabilities": {"browser": {"recording": True}}},
+        "Invalid capabilities.browser.recording: needs mode local-chromium or paired-banata-browser",
+    ),
+    (
+        {"capabilities": {"browser": {"mode": "local-chromium", "byoProxyUrl": "https://a:secret@proxy.test:443"}}},
+        "Invalid capabilities.browser.byoProxyUrl: must be of http:// or socks5:// to have a user and a password",
+    ),
     (
         {"network": {"allow": ["10.0.0.0/99"]}},
         "Invalid network.allow: '10.0.0.0/99' is not an IPv4 network such as 203.0.113.0/24",
@@ -121,6 +130,47 @@ async def test_plan_gates_come_before_what_is_not_built(stage: Stage, api: httpx
     response = await api.post(PATH, json=paired)
     assert response.status_code == 501
     assert "browser.mode: paired-banata-browser" in response.json()["error"]
+
+
+async def test_a_recording_is_of_the_pro_plan_and_above(stage: Stage) -> None:
+    recorded = {"capabilities": {"browser": {"mode": "local-chromium", "recording": True}}}
+    for plan, status in (("free", 403), ("builder", 403), ("pro", 200)):
+        async with stage.client(await stage.key(plan, plan)) as client:
+            response = await client.post(PATH, json=recorded)
+        assert response.status_code == status
+        if status == 403:
+            assert response.json() == {
+                "error": "Recording is not available on your current plan. Upgrade to Pro or higher.",
+                "code": "PLAN_FEATURE_UNAVAILABLE",
+                "requiredPlan": "pro",
+                "currentPlan": plan,
+            }
+        else:
+            assert response.json()["capabilities"] == recorded["capabilities"]
+
+
+async def test_the_password_of_a_proxy_is_shown_to_nobody_and_kept_sealed_to_the_end(
+    stage: Stage, api: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    url = "http://lovelace:very-secret@proxy.test:3128"
+    asked = {"capabilities": {"browser": {"mode": "local-chromium", "byoProxyUrl": url}}}
+    made = await api.post(PATH, json=asked, headers={"Idempotency-Key": "one"})
+    again = await api.post(PATH, json=asked, headers={"Idempotency-Key": "one"})
+    box = made.json()["id"]
+    shown = await api.get(PATH, params={"id": box})
+    listed = await api.get(PATH)
+    told = await api.get(f"{PATH}/timeline", params={"id": box})
+    for answer in (made, again, shown, listed, told):
+        assert answer.status_code == 200
+        assert not any(word in answer.text for word in ("lovelace", "very-secret"))
+    assert shown.json()["capabilities"]["browser"]["byoProxyUrl"] == "http://proxy.test:3128"
+    secrets = Secrets(stage.database, stage.seal)
+    assert await secrets.proxy_url(box) == url
+    assert not any(b"very-secret" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    await api.delete(PATH, params={"id": box})
+    async with asyncio.timeout(20):
+        while await secrets.proxy_url(box) is not None:
+            await asyncio.sleep(0.02)
 
 
 async def test_capabilities_that_are_off_are_accepted_and_echoed(api: httpx.AsyncClient) -> None:
@@ -296,14 +346,6 @@ async def test_a_lifecycle_is_checked_and_shown(api: httpx.AsyncClient, lifecycl
     wish = {"onExpiry": "pause", "idlePauseMs": 60_000, "autoResume": True}
     made = (await api.post(PATH, json={"lifecycle": wish})).json()
     assert (await api.get(PATH, params={"id": made["id"]})).json()["lifecycle"] == wish
-
-
-async def test_what_is_not_built_says_so_after_its_fields_are_checked(
-    api: httpx.AsyncClient, stranger: httpx.AsyncClient, box: str
-) -> None:
-    assert (await api.post(f"{PATH}/opencode/tasks", json={"id": box, "prompt": 7})).status_code == 400
-    response = await api.get(f"{PATH}/opencode/tasks", params={"id": box})
-    assert (response.status_code, response.json()) == (501, {"error": "Agents are not available on this server yet"})
 
 
 async def test_the_service_says_how_it_is(stage: Stage) -> None:

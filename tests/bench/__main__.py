@@ -9,10 +9,11 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.bench import peers
+from tests.bench.capabilities import GROUPS, Capabilities, capable_service
 from tests.bench.figures import Bench
 from tests.clients import Api
 from tests.ingredients import base_tree, runsc_binary
@@ -38,13 +39,22 @@ def arguments() -> argparse.Namespace:
 
 
 @contextlib.contextmanager
-def bench_of(asked: argparse.Namespace) -> Iterator[Bench]:
+def plain_service() -> Iterator[Service]:
+    """A service of our own with warm machines."""
+    with running_service({"BOXKEEP_NODE__WARM": WARM, "BOXKEEP_NODE__MACHINE_MEMORY_MIB": "4096"}) as service:
+        yield service
+
+
+@contextlib.contextmanager
+def bench_of(
+    asked: argparse.Namespace, own: Callable[[], contextlib.AbstractContextManager[Service]] = plain_service
+) -> Iterator[Bench]:
     """The service that was named, or one of our own."""
     if asked.url is not None:
         with Api(asked.url, asked.key) as api:
             yield Bench(api, None, asked.scale)
         return
-    with running_service({"BOXKEEP_NODE__WARM": WARM, "BOXKEEP_NODE__MACHINE_MEMORY_MIB": "4096"}) as service:
+    with own() as service:
         yield Bench(service.api("bench"), service, asked.scale)
 
 
@@ -68,16 +78,25 @@ def show_disk(service: Service) -> None:
     print(f"| disk: free beside {service.root} | | {shutil.disk_usage(service.root).free >> 30} GiB |")
 
 
+def measure(asked: argparse.Namespace, isolations: tuple[str, ...], only: frozenset[str]) -> None:
+    """Measure the groups in `only`, or all; those of capabilities on a service that has them."""
+    if not only or only - GROUPS:
+        with bench_of(asked) as bench:
+            bench.all(isolations, only)
+            if bench.service is not None:
+                show_disk(bench.service)
+    if not only or only & GROUPS:
+        with bench_of(asked, capable_service) as bench:
+            Capabilities(bench).all(isolations, only)
+
+
 def main() -> None:
     """Measure and print."""
     asked = arguments()
     print(f"{machine()}. Durations are p50 / p99 (count).", flush=True)
     if not asked.only_peers:
         print("\n| figure | isolation | |\n|---|---|---|", flush=True)
-        with bench_of(asked) as bench:
-            bench.all(tuple(asked.isolation or ISOLATIONS), asked.only or ())
-            if bench.service is not None:
-                show_disk(bench.service)
+        measure(asked, tuple(asked.isolation or ISOLATIONS), frozenset(asked.only or ()))
     if not asked.without_peers:
         show_peers(asked)
 

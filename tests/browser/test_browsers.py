@@ -12,32 +12,17 @@ import websockets.sync.client
 from playwright.sync_api import Browser, Error, Page
 from websockets.exceptions import ConnectionClosed
 
-from boxkeep_server.model.images import SOFTWARE
+from tests.browser.remote import BROWSER, driven, front, told, until_ready
 from tests.clients import Api, Refused, Sandbox, eventually, fresh
-from tests.ingredients import images
-from tests.services import Service, running_service
+from tests.services import Service
 
-BROWSER: dict[str, Any] = {"mode": "local-chromium", "humanInLoop": True}
 FORM = "<title>form</title><input id=code autofocus><button onclick=\"document.title='pressed'\">press</button>"
 COUNTS = "<title>0</title><script>setInterval(() => document.title = Number(document.title) + 1, 100)</script>"
-READY_S = 120.0
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
-    """A service that has browsers."""
-    place = {"BOXKEEP_NODE__IMAGES": str(images(*SOFTWARE)), "BOXKEEP_NODE__WARM": "{}"}
-    with running_service(place, beside="b") as running:
-        eventually("the node to have unpacked the images", lambda: has_browsers(running.api("first")), 180, 1)
-        yield running
-
-
-def has_browsers(api: Api) -> bool:
-    made = api.ask("POST", "", json={"runtime": "base", "capabilities": {"browser": BROWSER}})
-    if made.status_code == 501:
-        return False
-    api.delete(made.json()["id"])
-    return True
+def service(equipped: Service) -> Service:
+    return equipped
 
 
 @pytest.fixture(scope="module")
@@ -51,28 +36,6 @@ def box(api: Api, isolation: str) -> Iterator[Sandbox]:
     with fresh(api, runtime="base", isolation=isolation, capabilities={"browser": BROWSER}) as made:
         until_ready(made)
         yield made
-
-
-def until_ready(box: Sandbox) -> dict[str, Any]:
-    """The sandbox once its browser is ready."""
-
-    def look() -> dict[str, Any] | None:
-        seen = box.api.get(box.id)
-        assert (seen["browserPreview"] or {}).get("status") != "failed", box.api.ask(
-            "GET", "/preview", params={"id": box.id}
-        ).text
-        return seen if seen["browserPreview"] and seen["pairedBrowser"]["cdpUrl"] else None
-
-    return eventually("the browser to be ready", look, READY_S, 0.2)
-
-
-def driven(browser: Browser, box: Sandbox) -> Browser:
-    """The sandbox's browser, for who drives it by its protocol."""
-    return browser.browser_type.connect_over_cdp(until_ready(box)["pairedBrowser"]["cdpUrl"])
-
-
-def front(remote: Browser) -> Page:
-    return remote.contexts[0].pages[0]
 
 
 def asked(remote: Browser, expression: str) -> object:
@@ -123,10 +86,6 @@ def driver(box: Sandbox) -> str:
     return mode
 
 
-def told(box: Sandbox) -> list[str]:
-    return [item["type"] for item in box.api.call("GET", "/timeline", params={"id": box.id, "limit": 1000})["items"]]
-
-
 def test_playwright_drives_it_from_outside(browser: Browser, box: Sandbox) -> None:
     remote = driven(browser, box)
     page = front(remote)
@@ -156,6 +115,24 @@ def test_it_goes_where_it_is_told_and_is_of_the_size_that_is_wished(browser: Bro
     eventually("the old size", lambda: asked(remote, "[innerWidth, innerHeight]") == [1280, 720], 10)
     remote.close()
     box.post("/processes/signal", processId=served, signal="KILL", tree=True)
+
+
+def test_a_page_moves_at_any_size_as_on_a_screen(browser: Browser, box: Sandbox) -> None:
+    remote = driven(browser, box)
+    for width in (800, 1280):
+        box.post("/preview/resize", width=width, height=720)
+        eventually("the size", lambda: asked(remote, "innerWidth") == width, 10)  # noqa: B023
+        eventually("frames", lambda: _frames_a_second(front(remote)) > 10, 30)
+    remote.close()
+
+
+def _frames_a_second(page: Page) -> float:
+    """Of all that moves on a page, within a second; a display of a low rate has Chromium make few."""
+    frames: float = page.evaluate("""new Promise(done => {
+      const begun = performance.now(); let frames = 0;
+      const next = now => now - begun > 1000 ? done(frames) : (frames++, requestAnimationFrame(next));
+      requestAnimationFrame(next); })""")
+    return frames
 
 
 def test_a_person_takes_over_and_the_agent_is_kept_out(browser: Browser, box: Sandbox) -> None:

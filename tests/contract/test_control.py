@@ -82,13 +82,13 @@ async def test_the_environment_is_erased_when_a_sandbox_is_over(rig: Rig, databa
     caller = await rig.caller()
     made = await ready(rig, caller, env={"SECRET": "very"})
     async with database.reading() as connection:
-        sealed = await rows.sealed_env(connection, made.id)
+        sealed = (await rows.sealed(connection, made.id)).env
     assert sealed is not None
     assert b"very" not in sealed
     await rig.sandboxes.end(caller, made.id)
     await rig.round()
     async with database.reading() as connection:
-        assert await rows.sealed_env(connection, made.id) is None
+        assert await rows.sealed(connection, made.id) == rows.Sealed()
 
 
 async def test_a_hundred_creates_at_once_on_a_plan_of_ten_make_ten(rig: Rig) -> None:

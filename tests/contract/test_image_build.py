@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from boxkeep_server.model.images import Layers
+from boxkeep_server.model.images import SOFTWARE, Layers
 from boxkeep_server.node.host_mirrors import read_host_mirrors
 from boxkeep_server.node.image_build import Builder, BuildFailed
 from boxkeep_server.node.images import archive_of, current, digest_of, layers_of, text_of
@@ -148,7 +148,7 @@ def test_a_build_that_is_killed_leaves_no_mount_and_the_next_clears_up(tmp_path:
 
 
 def test_layers_of_files_alone_are_the_same_over_any_parent(tmp_path: Path) -> None:
-    place = images("documents", "opencode")
+    place = images(*SOFTWARE)
     over = {name: layers_of(place, digest) for name, digest in current(place).items() if name.endswith("-opencode")}
     assert len(over) >= 3
     assert len({image.digests[-1] for image in over.values()}) == 1

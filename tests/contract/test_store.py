@@ -77,7 +77,7 @@ def queued(organisation: str, **fields: Any) -> Sandbox:
 async def added(database: Database, organisation: str, **fields: Any) -> Sandbox:
     new = queued(organisation, **fields)
     async with database.writing() as connection:
-        await sandboxes.add(connection, new, None, "me")
+        await sandboxes.add(connection, new, sandboxes.Sealed(), "me")
     return new
 
 
@@ -230,7 +230,7 @@ async def test_who_comes_too_late_leaves_the_hours_alone(database: Database, org
 async def test_what_raises_is_undone_and_what_was_beside_it_stays(database: Database, organisation: str) -> None:
     async def add(number: int) -> None:
         async with database.writing() as connection:
-            await sandboxes.add(connection, queued(organisation, name=str(number)), b"sealed", "me")
+            await sandboxes.add(connection, queued(organisation, name=str(number)), sandboxes.Sealed(b"sealed"), "me")
             if number % 3 == 0:
                 raise ArithmeticError
 
@@ -246,7 +246,7 @@ async def test_what_raises_is_undone_and_what_was_beside_it_stays(database: Data
 async def test_cancelled_writers_leave_whole_transactions(database: Database, organisation: str) -> None:
     async def add() -> None:
         async with database.writing() as connection:
-            await sandboxes.add(connection, queued(organisation), b"sealed", "me")
+            await sandboxes.add(connection, queued(organisation), sandboxes.Sealed(b"sealed"), "me")
 
     tasks = [asyncio.create_task(add()) for _ in range(40)]
     for number, task in enumerate(tasks):
@@ -448,7 +448,7 @@ async def test_a_full_disk_loses_whole_transactions_and_nothing_else(file: tuple
 
     async def add(one: Sandbox) -> None:
         async with database.writing() as connection:
-            await sandboxes.add(connection, one, None, "me")
+            await sandboxes.add(connection, one, sandboxes.Sealed(), "me")
 
     results = await asyncio.gather(*(add(one) for one in tries), return_exceptions=True)
     assert {type(result) for result in results} == {type(None), Unavailable}

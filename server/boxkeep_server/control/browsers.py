@@ -11,11 +11,13 @@ from boxkeep_server.control.companions import Companions, Kind
 from boxkeep_server.control.handoffs import Handoffs
 from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.sandboxes import Sandboxes
+from boxkeep_server.control.secrets import Secrets
 from boxkeep_server.control.visits import Duplex, Visits
 from boxkeep_server.model.browsers import (
     DEVTOOLS_PORT,
     DISPLAY_PORT,
     NAME,
+    RECORDINGS_FOLDER,
     Browser,
     BrowserWish,
     browser_of,
@@ -30,19 +32,31 @@ from boxkeep_server.model.sandboxes import Sandbox
 PROGRAM: Final = "/.boxkeep/guest/bin/desktop"
 START_S: Final = 60.0
 LOOK_S: Final = 0.5
+RECORDING_S: Final = 120
 USER: Final = "user"
 KEPT_PROFILE: Final = "/home/user/.config/boxkeep-browser"
 PASSING_PROFILE: Final = "/dev/shm/boxkeep-browser"  # noqa: S108 - of a sandbox; gVisor writes no deleted file of a disk down
 
 
 class Browsers:
-    """The use cases. All raise `SandboxNotFound`, and those that do something `NotReady` and `Conflict`."""
+    """The use cases. All raise `SandboxNotFound`, and those that do something `NotReady` and `Conflict`. A file of a
+    recording is of `recording_s` seconds."""
 
-    def __init__(self, sandboxes: Sandboxes, companions: Companions, handoffs: Handoffs, visits: Visits) -> None:
+    def __init__(
+        self,
+        sandboxes: Sandboxes,
+        secrets: Secrets,
+        companions: Companions,
+        handoffs: Handoffs,
+        visits: Visits,
+        recording_s: int = RECORDING_S,
+    ) -> None:
         self._sandboxes = sandboxes
+        self._secrets = secrets
         self._companions = companions
         self._handoffs = handoffs
         self._visits = visits
+        self._recording_s = recording_s
 
     def wanted(self, sandbox: Sandbox) -> Sequence[Kind]:
         """The companions that a sandbox's browser is made of."""
@@ -53,25 +67,27 @@ class Browsers:
             Kind(
                 name=NAME,
                 program=PROGRAM,
-                arguments=partial(self._arguments, sandbox, wish),
+                told_first=partial(self._wish, sandbox, wish),
                 user=USER,
                 became_ready=EventType.BROWSER_READY,
                 became_failed=EventType.BROWSER_FAILED,
             ),
         )
 
-    async def _arguments(self, sandbox: Sandbox, wish: BrowserWish) -> Sequence[str]:
+    async def _wish(self, sandbox: Sandbox, wish: BrowserWish) -> bytes:
         told = {
             "width": wish.width,
             "height": wish.height,
             "profile": KEPT_PROFILE if wish.persistent_profile else PASSING_PROFILE,
             "keepProfile": wish.persistent_profile,
-            "proxy": wish.proxy_url,
+            "proxy": await self._secrets.proxy_url(sandbox.id) or wish.proxy_url,
             "driver": mode_of(await self._handoffs.latest(sandbox.id)),
             "devtoolsPort": DEVTOOLS_PORT,
             "displayPort": DISPLAY_PORT,
+            "recordings": RECORDINGS_FOLDER if wish.recording else None,
+            "recordingS": self._recording_s,
         }
-        return (orjson.dumps(told).decode(),)
+        return orjson.dumps(told) + b"\n"
 
     async def of(self, sandbox: Sandbox) -> Browser | None:
         """A sandbox's browser as it is now, None where it has none."""

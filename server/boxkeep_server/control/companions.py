@@ -1,12 +1,14 @@
 """Companions: programs of ours beside what runs in a sandbox, started, listened to, ordered, and started again."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
 
 import orjson
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.control.inside import read_count, read_process
 from boxkeep_server.control.steps import ATTEND, SYSTEM, Steps
@@ -29,14 +31,17 @@ ORDER_S: Final = 30.0
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A companion as it is wished: the program inside, the account that it runs as, and what its states are called.
-    Its arguments are asked for when it is started."""
+    What it is told first, where nobody else sees it, is asked for when it is started. `hear` is given what it says, to
+    be written with it."""
 
     name: str
     program: str
-    arguments: Callable[[], Awaitable[Sequence[str]]]
     user: str
     became_ready: EventType
     became_failed: EventType
+    hear: Callable[[AsyncConnection, Companion, Sequence[Said]], Awaitable[None]] | None = None
+    told_first: Callable[[], Awaitable[bytes]] | None = None
+    arguments: Sequence[str] = ()
 
     async def request(self, process: str) -> dict[str, object]:
         """The guest wire's request that starts it, or finds it running."""
@@ -44,9 +49,10 @@ class Kind:
             "op": "process.start",
             "id": process,
             "command": self.program,
-            "args": list(await self.arguments()),
+            "args": list(self.arguments),
             "cwd": "/",
             "user": self.user,
+            "stdin": None if self.told_first is None else base64.b64encode(await self.told_first()).decode(),
             "keepStdin": True,
             "background": True,
             "companion": True,
@@ -64,7 +70,7 @@ class Companions:
         self._steps = steps
         self._visits = visits
         self._backoff_s = backoff_s
-        self._orders: dict[str, asyncio.Future[Said]] = {}
+        self._orders: dict[str, tuple[str, str, asyncio.Future[Said]]] = {}
 
     async def attend(self, sandbox: Sandbox, kind: Kind) -> None:
         """Have a companion there for as long as the sandbox is ready, or until it fails time and again.
@@ -82,8 +88,10 @@ class Companions:
             if not process.finished:  # else it ended while nobody looked, as at a pause that keeps files alone
                 was_ready = one.state is CompanionState.READY
                 one = await self._listen(visit, kind, one)
+                self._unanswered(one)
                 failures = 0 if was_ready or one.state is CompanionState.READY else failures + 1
                 await asyncio.sleep(self._backoff_s[min(failures, len(self._backoff_s) - 1)])
+            await self._visits.of(sandbox.id)  # raises where it is the sandbox that ended
             if one.state is not CompanionState.FAILED:
                 one = await self._next(kind, one, failures)
 
@@ -109,7 +117,7 @@ class Companions:
         """Have a companion do something, and wait until it says that it has.
 
         Raises:
-            Conflict: it is not ready, or cannot.
+            Conflict: it is not ready, cannot, or ends meanwhile.
             TimedOut: it says nothing.
             NotReady, SandboxFault, Unavailable: as the sandbox is.
         """
@@ -117,7 +125,8 @@ class Companions:
         if one is None or one.state is not CompanionState.READY or one.epoch != sandbox.epoch:
             raise Conflict(f"The sandbox's {name} is not ready")
         number = new_id()
-        answer = self._orders[number] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Said] = asyncio.get_running_loop().create_future()
+        self._orders[number] = sandbox.id, name, answer
         line = orjson.dumps({**order, "id": number}) + b"\n"
         try:
             visit = await self._visits.of(sandbox.id)
@@ -169,22 +178,27 @@ class Companions:
 
     async def _heard(self, kind: Kind, before: Companion, lines: bytes) -> Companion:
         after = before
-        for line in lines.splitlines():
-            said = read_said(line)
-            if said is None:
-                continue
-            if said.event in ("done", "refused"):
-                self._answered(said)
+        all_said = [said for line in lines.splitlines() if (said := read_said(line)) is not None]
+        for said in all_said:
             after = heard(after, said)
         after = replace(after, heard_to=before.heard_to + len(lines), updated_at=self._steps.now_ms())
-        await self._write(kind, before, after)
+        await self._write(kind, before, after, all_said)
+        for said in all_said:  # whoever ordered something finds written what came of it
+            if said.event in ("done", "refused"):
+                self._answered(said)
         await asyncio.sleep(CALM_S)
         return after
 
     def _answered(self, said: Said) -> None:
-        waiting = self._orders.get(said.order or "")
-        if waiting is not None and not waiting.done():
-            waiting.set_result(said)
+        for number, (_, _, waiting) in self._orders.items():
+            if number == said.order and not waiting.done():
+                waiting.set_result(said)
+
+    def _unanswered(self, one: Companion) -> None:
+        """Its process has ended: nobody is there who would answer what was ordered."""
+        for sandbox, name, waiting in self._orders.values():
+            if (sandbox, name) == (one.sandbox, one.name) and not waiting.done():
+                waiting.set_exception(Conflict(f"The sandbox's {name} has ended"))
 
     async def _next(self, kind: Kind, one: Companion, failures: int) -> Companion:
         """After the end of its process: another is tried, unless too many have come to nothing."""
@@ -194,7 +208,7 @@ class Companions:
         await self._write(kind, one, after)
         return after
 
-    async def _write(self, kind: Kind, before: Companion, after: Companion) -> None:
+    async def _write(self, kind: Kind, before: Companion, after: Companion, said: Sequence[Said] = ()) -> None:
         event = None
         if after.state is not before.state and after.state is CompanionState.READY:
             event = kind.became_ready
@@ -203,7 +217,9 @@ class Companions:
         async with self._database.writing() as connection:
             if not await companions.change(connection, before, after, event, SYSTEM):
                 raise NotReady  # somebody else attends to it, or it is no more
-        if event is not None:
+            if kind.hear is not None and said:
+                await kind.hear(connection, after, said)
+        if event is not None or kind.hear is not None:
             self._steps.tell_of(after.sandbox)
 
 

@@ -1,11 +1,11 @@
 """Handoffs: asked for, accepted, completed, cancelled, and expired; the browser is driven by whom they say."""
 
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.sandboxes import Sandboxes
-from boxkeep_server.control.steps import SYSTEM, Steps
+from boxkeep_server.control.steps import SYSTEM, WORK, Steps
+from boxkeep_server.model.agents import agent_wish, resumed
 from boxkeep_server.model.browsers import browser_wish
 from boxkeep_server.model.errors import Conflict, NotReady
 from boxkeep_server.model.handoffs import (
@@ -20,26 +20,19 @@ from boxkeep_server.model.handoffs import (
 )
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.sandboxes import Sandbox
-from boxkeep_server.store import handoffs, organisations
+from boxkeep_server.store import agents, handoffs, organisations
 from boxkeep_server.store.database import Database
 
 DRIVE: Final = "reconcile:drive"
 
-Completed = Callable[[Sandbox, Handoff], Awaitable[None]]
-
-
-async def _nothing(_sandbox: Sandbox, _handoff: Handoff) -> None:
-    return
-
 
 class Handoffs:
-    """The use cases. All raise `SandboxNotFound`. `completed` is called with each that was, before that is answered."""
+    """The use cases. All of callers raise `SandboxNotFound`."""
 
-    def __init__(self, database: Database, steps: Steps, sandboxes: Sandboxes, completed: Completed = _nothing) -> None:
+    def __init__(self, database: Database, steps: Steps, sandboxes: Sandboxes) -> None:
         self._database = database
         self._steps = steps
         self._sandboxes = sandboxes
-        self._completed = completed
 
     async def request(
         self,
@@ -61,6 +54,32 @@ class Handoffs:
             Conflict: it has no browser that a person may have, or a handoff is open.
         """
         sandbox = await self._sandboxes.get(caller, sandbox_id)
+        return await self.ask(
+            sandbox,
+            reason,
+            message,
+            actor=caller.key_id,
+            requested_by=requested_by,
+            exclusive=exclusive,
+            resume_prompt=resume_prompt,
+            expires_in_ms=expires_in_ms,
+            handoff_id=handoff_id,
+        )
+
+    async def ask(
+        self,
+        sandbox: Sandbox,
+        reason: HandoffReason,
+        message: str,
+        *,
+        actor: str,
+        requested_by: Requester,
+        exclusive: bool = False,
+        resume_prompt: str | None = None,
+        expires_in_ms: int | None = None,
+        handoff_id: str | None = None,
+    ) -> Handoff:
+        """`request` in the name of `actor`, for a sandbox that is known. Raises the same."""
         _check_may_be_had(sandbox)
         now = self._steps.now_ms()
         new = Handoff(
@@ -88,7 +107,7 @@ class Handoffs:
             before = await handoffs.latest(connection, sandbox.id)
             if before is not None and before.open:
                 raise HandoffConflict(f"A handoff is {before.status} already", requestId=before.id)
-            await handoffs.add(connection, new, caller.key_id)
+            await handoffs.add(connection, new, actor)
         self._steps.tell_of(sandbox.id)
         return new
 
@@ -133,7 +152,7 @@ class Handoffs:
         return await self.accept(caller, sandbox_id, controller)
 
     async def complete(self, caller: Caller, sandbox_id: str, note: str | None) -> Handoff:
-        """The person has done what was asked, and the agent drives again. Again: as it is.
+        """The person has done what was asked, and the agent drives again, with its prompt for that. Again: as it is.
 
         Raises:
             HandoffNotFound, HandoffConflict: there is none that could be.
@@ -142,9 +161,15 @@ class Handoffs:
         if before.status is HandoffStatus.COMPLETED:
             return before
         at = self._steps.now_ms()
-        done = await self._step(caller, before, HandoffStatus.COMPLETED, note=note, completed_at=at)
-        await self._completed(await self._sandboxes.get(caller, sandbox_id), done)
-        return done
+        sandbox = await self._sandboxes.get(caller, sandbox_id)
+        async with self._database.writing() as connection:
+            moved = await handoffs.step(
+                connection, before, HandoffStatus.COMPLETED, at, caller.key_id, note=note, completed_at=at
+            )
+            if moved is not None and moved.resume_prompt and agent_wish(sandbox.capabilities) is not None:
+                session = await agents.latest_session(connection, sandbox.id)
+                await agents.add(connection, resumed(moved, session, new_id(), caller.key_id))
+        return self._moved(moved)
 
     async def cancel(self, caller: Caller, sandbox_id: str) -> Handoff:
         """It is not wanted any more. Again: as it is.
@@ -171,6 +196,14 @@ class Handoffs:
     async def _step(self, caller: Caller, before: Handoff, after: HandoffStatus, **changes: object) -> Handoff:
         async with self._database.writing() as connection:
             moved = await handoffs.step(connection, before, after, self._steps.now_ms(), caller.key_id, **changes)
+        return self._moved(moved)
+
+    def _moved(self, moved: Handoff | None) -> Handoff:
+        """It, and all are told who wait for it.
+
+        Raises:
+            HandoffConflict: something else moved it first.
+        """
         if moved is None:
             raise HandoffConflict("The handoff has changed in this moment")
         self._told(moved)
@@ -179,6 +212,7 @@ class Handoffs:
     def _told(self, one: Handoff) -> None:
         self._steps.tell_of(one.sandbox)
         self._steps.wake(DRIVE)
+        self._steps.wake(WORK)
 
 
 def _check_may_be_had(sandbox: Sandbox) -> None:

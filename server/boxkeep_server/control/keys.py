@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from boxkeep_server.control.steps import SYSTEM
 from boxkeep_server.model.errors import Invalid, NotFound, Unauthenticated
 from boxkeep_server.model.ids import key_digest, new_id, new_key
 from boxkeep_server.model.plans import Plan
@@ -36,6 +37,12 @@ class NewKey:
 
     id: str
     key: str
+
+
+async def owner(database: Database, organisation: str) -> Caller:
+    """An organisation for which something is done that is in its interest, and that nobody has asked for."""
+    async with database.reading() as connection:
+        return Caller(organisation, SYSTEM, frozenset(), await organisations.plan_of(connection, organisation))
 
 
 class Keys:

@@ -1,4 +1,4 @@
-"""Publishes what a sandbox that ends leaves in its folder of artifacts: within bounds, and whatever its guest does."""
+"""Publishes what a sandbox that ends leaves, artifacts and recordings: within bounds, and whatever its guest does."""
 
 import asyncio
 import logging
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from boxkeep_server.control.artifacts import Artifacts
-from boxkeep_server.control.keys import Caller
+from boxkeep_server.control.keys import owner
+from boxkeep_server.control.recordings import Recordings
 from boxkeep_server.control.steps import SYSTEM, Steps
 from boxkeep_server.model.errors import (
     BoxkeepError,
@@ -20,7 +21,7 @@ from boxkeep_server.model.errors import (
 )
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.sandboxes import Sandbox
-from boxkeep_server.store import organisations, sandboxes
+from boxkeep_server.store import sandboxes
 from boxkeep_server.store.database import Database
 
 WITHIN_S: Final = 30.0
@@ -42,17 +43,30 @@ class _Outcome:
 
 
 class Salvage:
-    """Looks into sandboxes that are ending by way of `artifacts`, which has to lead into those."""
+    """Looks into sandboxes that are ending by way of `artifacts` and `recordings`, which have to lead into those."""
 
-    def __init__(self, database: Database, steps: Steps, artifacts: Artifacts, within_s: float = WITHIN_S) -> None:
+    def __init__(
+        self,
+        database: Database,
+        steps: Steps,
+        artifacts: Artifacts,
+        recordings: Recordings,
+        within_s: float = WITHIN_S,
+    ) -> None:
         self._database = database
         self._steps = steps
         self._artifacts = artifacts
+        self._recordings = recordings
         self._within_s = within_s
 
     async def run(self, sandbox: Sandbox) -> None:
         """Publish what can be, and note in the timeline what could not be. May be repeated: what was published is not
         published twice. What is away, as a node that is being restarted, is asked again while there is time."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._recordings.finish(sandbox, self._within_s))
+            both.create_task(self._folder(sandbox))
+
+    async def _folder(self, sandbox: Sandbox) -> None:
         clock = asyncio.get_running_loop().time
         until = clock() + self._within_s
         while True:
@@ -74,7 +88,7 @@ class Salvage:
 
     async def _publish(self, sandbox: Sandbox, outcome: _Outcome, until: float) -> None:
         clock = asyncio.get_running_loop().time
-        caller = await self._owner(sandbox)
+        caller = await owner(self._database, sandbox.organisation)
         try:
             async with asyncio.timeout(min(LIST_WITHIN_S, self._within_s)):
                 waiting, skipped = await self._artifacts.below(caller, sandbox.id)
@@ -93,11 +107,6 @@ class Salvage:
             except BoxkeepError:
                 outcome.missed += waiting[number:]
                 raise
-
-    async def _owner(self, sandbox: Sandbox) -> Caller:
-        async with self._database.reading() as connection:
-            plan = await organisations.plan_of(connection, sandbox.organisation)
-        return Caller(sandbox.organisation, SYSTEM, frozenset(), plan)
 
     async def _tell(self, sandbox: Sandbox, outcome: _Outcome) -> None:
         missed = len(outcome.missed)

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.keys import Caller
+from boxkeep_server.control.secrets import Secrets
 from boxkeep_server.control.steps import ANY, EXTEND, PLACE, Steps
 from boxkeep_server.model.checkpoints import CheckpointNotFound, CheckpointState
 from boxkeep_server.model.cursors import cursor_of, read_cursor
@@ -64,7 +64,7 @@ class Sandboxes:
         self._database = database
         self._steps = steps
         self._changes = changes
-        self._seal = seal
+        self._secrets = Secrets(database, seal)
         self._allowed = allowed
         self._images = images
         self._closed = False
@@ -87,7 +87,6 @@ class Sandboxes:
             raise Unavailable("The service is shutting down")
         self._check_isolation(wish.isolation)
         checked_duration(wish.max_duration_ms, caller.plan)
-        secret = orjson.dumps(dict(wish.env)) if wish.env else None
         async with self._database.writing() as connection:
             plan = await organisations.lock_organisation(connection, caller.organisation)
             made = [await sandboxes.get(connection, one) for one in ids]
@@ -99,8 +98,7 @@ class Sandboxes:
             await self.check_limits(connection, caller.organisation, plan, len(ids))
             new = [self._new(caller, wish, image, one) for one in ids]
             for one in new:
-                sealed = None if secret is None else self._seal.close(secret, one.id)
-                await sandboxes.add(connection, one, sealed, caller.key_id)
+                await sandboxes.add(connection, one, self._secrets.sealed(wish, one.id), caller.key_id)
         for one in new:
             self._steps.tell(one, PLACE)
         return new

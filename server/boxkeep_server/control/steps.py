@@ -19,6 +19,7 @@ RELEASE: Final = "reconcile:release"
 OBSERVE: Final = "reconcile:observe"
 ATTEND: Final = "reconcile:attend"
 EXTEND: Final = "reconcile:extend"
+WORK: Final = "reconcile:work"
 ANY: Final = "any"
 SYSTEM: Final = "system"
 

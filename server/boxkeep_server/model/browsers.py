@@ -17,18 +17,23 @@ DISPLAY_PORT: Final = 5900
 DEVTOOLS: Final = "devtools"
 DISPLAY: Final = "display"
 DRIVER: Final = "driver"
-"""What a browser says of itself: two ports, and who drives it."""
+RECORDINGS: Final = "recordings"
+"""What a browser says of itself: two ports, who drives it, and how many recordings wait in it to be published."""
+RECORDINGS_FOLDER: Final = "/home/user/.local/state/boxkeep-recordings"
+"""Where they wait: on the disk, so that pauses that keep files keep them."""
 
 
 @dataclass(frozen=True, slots=True)
 class BrowserWish:
-    """What a client has wished of a sandbox's browser. The size is that of a page, in pixels."""
+    """What a client has wished of a sandbox's browser. The size is that of a page, in pixels; the URL of the proxy is
+    without user and password."""
 
     width: int
     height: int
     persistent_profile: bool
     human_in_loop: bool
     proxy_url: str | None
+    recording: bool
 
 
 def browser_wish(capabilities: Mapping[str, object] | None) -> BrowserWish | None:
@@ -43,6 +48,7 @@ def browser_wish(capabilities: Mapping[str, object] | None) -> BrowserWish | Non
         persistent_profile=browser.get("persistentProfile") is True,
         human_in_loop=browser.get("humanInLoop") is True,
         proxy_url=browser.get("byoProxyUrl"),
+        recording=browser.get("recording") is True,
     )
 
 

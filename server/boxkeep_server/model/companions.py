@@ -4,10 +4,16 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
+
+
+def without_nul(text: str) -> str:
+    """A text that any database takes."""
+    return text.replace("\0", "\ufffd")
+
 
 Name = Annotated[str, Field(max_length=32)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -58,11 +64,12 @@ class Said(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, alias_generator=to_camel)
 
-    event: Literal["ready", "crashed", "failed", "fact", "done", "refused"]
+    event: Literal["ready", "crashed", "failed", "fact", "done", "refused", "task"]
     order: Annotated[str, Field(max_length=64)] | None = None
-    reason: Annotated[str, Field(max_length=2000)] | None = None
+    reason: Annotated[str, Field(max_length=2000), AfterValidator(without_nul)] | None = None
     ports: Annotated[dict[Name, Port], Field(max_length=8)] | None = None
     facts: Annotated[dict[Name, Annotated[str, Field(max_length=100)]], Field(max_length=8)] | None = None
+    about: dict[str, Any] | None = None
 
 
 FACTS_MOST: Final = 16

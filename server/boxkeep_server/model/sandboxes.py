@@ -60,7 +60,8 @@ class Lifecycle:
 
 @dataclass(frozen=True, slots=True)
 class NewSandbox:
-    """A user's wish for a sandbox, validated in form. None means: the default."""
+    """A user's wish for a sandbox, validated in form. None means: the default. `proxy_url` is that of the proxy of its
+    browser where it has a password, which `capabilities` are without."""
 
     runtime: Runtime | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -74,6 +75,7 @@ class NewSandbox:
     network: NetworkPolicy = NetworkPolicy()
     lifecycle: Lifecycle = Lifecycle()
     from_checkpoint: str | None = None
+    proxy_url: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The bundle of the guest and the desktop: content-addressed, with an interpreter, it runs in any root file system."""
+"""The bundle of guest and companions: content-addressed, with an interpreter, it runs in any root file system."""
 
 import hashlib
 import importlib.util
@@ -36,25 +36,27 @@ _STARTUP_MODULES = (
     "compileall",
     "py_compile",
 )
+_PROGRAMS = {"desktop": "boxkeep_desktop", "agent": "boxkeep_agent", "tools": "boxkeep_tools"}
+"""The programs beside the guest, and the package of each."""
 _LIBRARIES = ("h11", "wsproto")
-"""What the desktop needs beside the standard library: pure Python, as it is installed here."""
+"""What they need beside the standard library: pure Python, as it is installed here."""
 _LAUNCHER = """#!/bin/sh
-here=$(cd "${0%/*}/.." && pwd)
+here=$(cd "${{0%/*}}/.." && pwd)
 python=$here/py/bin/python3
 exec "$here/lib/ld.so" --library-path "$here/lib" --argv0 "$python" "$python" -I -S -B \
-  "$here/desktop/boxkeep_desktop/__main__.py" "$@"
+  "$here/programs/{package}/__main__.py" "$@"
 """
 _PROBE = """if True:
     import importlib, pkgutil, sys
     for unwanted in ("ssl", "_hashlib"):
         sys.modules[unwanted] = None
     sys.path[:0] = sys.argv[1:3]
-    for package in map(importlib.import_module, ("boxkeep_guest", "boxkeep_desktop")):
+    for package in map(importlib.import_module, ("boxkeep_guest", *sys.argv[3].split(","))):
         for module in pkgutil.iter_modules(package.__path__):
             if module.name != "__main__":
                 importlib.import_module(package.__name__ + "." + module.name)
     import concurrent.futures.thread, _ctypes
-    for name in sys.argv[3:]:
+    for name in sys.argv[4:]:
         importlib.import_module(name)
     for module in sorted(sys.modules):
         file = getattr(sys.modules[module], "__file__", None)
@@ -111,7 +113,7 @@ class Bundle:
 
 def build_bundle(target: Path, guest: Path, tree: Path = Path("/")) -> Bundle:
     """Build the bundle below `target` from a Debian `tree` with python3.11 and the `guest` package directory, which has
-    that of the desktop beside it.
+    those of its companions beside it.
 
     The same input gives the same digest; one that is there already is left alone. Only whole bundles ever appear.
 
@@ -185,26 +187,27 @@ def _assemble(building: Path, guest: Path, tree: Path) -> None:
     (libraries / "ld.so").chmod(0o755)
     _copy_libraries(python, libraries, tree)
     _copy_package(guest, building / "guest")
-    _copy_desktop(building, guest.with_name("boxkeep_desktop"))
+    _copy_programs(building, guest.parent)
     _copy_modules(building, guest, tree, _used_modules(building, guest, tree))
-    for part in ("py/lib", "guest", "desktop"):
+    for part in ("py/lib", "guest", "programs"):
         _run_python(building, tree, _COMPILE, str(building / part))
     _run_python(
         building, tree, _PACK, *(str(building / part) for part in ("guest/modules", f"py/lib/{PYTHON}", "guest"))
     )
 
 
-def _copy_desktop(building: Path, desktop: Path) -> None:
-    _copy_package(desktop, building / "desktop")
+def _copy_programs(building: Path, packages: Path) -> None:
+    place, launchers = building / "programs", building / "bin"
+    launchers.mkdir()
+    for name, package in _PROGRAMS.items():
+        _copy_package(packages / package, place)
+        (launchers / name).write_text(_LAUNCHER.format(package=package))
+        (launchers / name).chmod(0o755)
     for name in _LIBRARIES:
         found = importlib.util.find_spec(name)
         if found is None or not found.submodule_search_locations:
             raise BundleError(f"the package {name} is not installed beside the server")
-        _copy_package(Path(found.submodule_search_locations[0]), building / "desktop")
-    launcher = building / "bin" / "desktop"
-    launcher.parent.mkdir()
-    launcher.write_text(_LAUNCHER)
-    launcher.chmod(0o755)
+        _copy_package(Path(found.submodule_search_locations[0]), place)
 
 
 def _copy_package(package: Path, directory: Path) -> None:
@@ -259,8 +262,8 @@ def _used_modules(building: Path, guest: Path, tree: Path) -> list[Path]:
     """The files, relative to the standard library, that the guest loads when all of it is imported."""
     library = tree / "usr" / "lib" / PYTHON
     found = []
-    paths = (str(guest.parent), str(building / "desktop"))
-    for line in _run_python(building, tree, _PROBE, *paths, *_STARTUP_MODULES).splitlines():
+    given = (str(guest.parent), str(building / "programs"), ",".join(_PROGRAMS.values()))
+    for line in _run_python(building, tree, _PROBE, *given, *_STARTUP_MODULES).splitlines():
         path = Path(line)
         if path.is_relative_to(library):
             found.append(path.relative_to(library))

@@ -1,6 +1,6 @@
 """Companions: their rows, and the event of each change of state in the same transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.companions import Companion, CompanionState
 from boxkeep_server.model.events import EventType
-from boxkeep_server.model.handoffs import Handoff
+from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.statuses import Status
-from boxkeep_server.store import handoffs, sandboxes
+from boxkeep_server.store import sandboxes
 from boxkeep_server.store.schema import companions
 from boxkeep_server.store.schema import sandboxes as sandboxes_table
 from boxkeep_server.store.upserts import insert_or
@@ -26,14 +26,31 @@ async def of(connection: AsyncConnection, sandbox: str) -> Sequence[Companion]:
     return [_record(row) for row in await connection.execute(sa.select(*RECORD).where(_C.sandbox == sandbox))]
 
 
-async def ready_with_handoffs(connection: AsyncConnection, name: str) -> Sequence[tuple[Companion, Handoff | None]]:
-    """The companions of that name that are ready in sandboxes that are, each with its sandbox's latest handoff."""
+async def ready(connection: AsyncConnection, name: str) -> Sequence[Companion]:
+    """The companions of that name that are ready in sandboxes that are."""
     boxes = sandboxes_table.c
     here = sa.and_(boxes.id == _C.sandbox, boxes.status == Status.READY, boxes.epoch == _C.epoch)
     query = sa.select(*RECORD).join(sandboxes_table, here).where(_C.name == name, _C.state == CompanionState.READY)
-    found = [_record(row) for row in await connection.execute(query)]
-    last = await handoffs.latest_of(connection, [one.sandbox for one in found])
-    return [(one, last.get(one.sandbox)) for one in found]
+    return [_record(row) for row in await connection.execute(query)]
+
+
+async def failed(connection: AsyncConnection, name: str) -> Mapping[str, str]:
+    """The ready sandboxes whose companion of that name was given up, and why."""
+    boxes = sandboxes_table.c
+    here = sa.and_(boxes.id == _C.sandbox, boxes.status == Status.READY, boxes.epoch == _C.epoch)
+    query = sa.select(_C.sandbox, _C.reason).join(sandboxes_table, here)
+    found = await connection.execute(query.where(_C.name == name, _C.state == CompanionState.FAILED))
+    return {row.sandbox: row.reason or "" for row in found}
+
+
+async def in_ready_sandboxes(connection: AsyncConnection, name: str) -> Sequence[tuple[Companion, Sandbox]]:
+    """The companions of that name in the machines of sandboxes that are ready, each with its sandbox."""
+    boxes = sandboxes_table.c
+    here = sa.and_(boxes.id == _C.sandbox, boxes.status == Status.READY, boxes.epoch == _C.epoch)
+    query = sa.select(*sandboxes.RECORD, *RECORD).select_from(companions).join(sandboxes_table, here)
+    width = len(sandboxes.RECORD)
+    found = await connection.execute(query.where(_C.name == name))
+    return [(_record(row[width:]), sandboxes.record(row)) for row in found]
 
 
 async def begin(connection: AsyncConnection, new: Companion) -> Companion:
@@ -75,7 +92,7 @@ def _stored(one: Companion) -> dict[str, Any]:
     return {**values, **written, "state": one.state.value}
 
 
-def _record(row: "sa.Row[Any]") -> Companion:
+def _record(row: Sequence[Any]) -> Companion:
     values = dict(zip(Companion.__slots__, row, strict=True))
     read = {name: orjson.loads(values[name]) for name in _JSON}
     return Companion(**{**values, **read, "state": CompanionState(values["state"])})

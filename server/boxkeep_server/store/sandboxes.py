@@ -1,7 +1,7 @@
 """Sandboxes: the one function that moves them between statuses, with the event and the span that go with each step."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
@@ -33,12 +33,21 @@ _COUNTED = sa.select(sa.func.count(sandboxes.c.id)).where(
 )
 
 
-async def add(connection: AsyncConnection, sandbox: Sandbox, sealed_env: bytes | None, actor: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What of a sandbox is kept sealed: its environment, and the URL of its browser's proxy; None where it has none."""
+
+    env: bytes | None = field(default=None, repr=False)
+    proxy: bytes | None = field(default=None, repr=False)
+
+
+async def add(connection: AsyncConnection, sandbox: Sandbox, sealed: Sealed, actor: str) -> None:
     """Write a new sandbox, queued, with its first event."""
     values = {name: _stored(name, getattr(sandbox, name)) for name in Sandbox.__slots__}
     await connection.execute(_ADD, {**values, "sequence": 1, "released": False})
-    if sealed_env is not None:
-        await connection.execute(_ADD_SECRET, {"sandbox": sandbox.id, "sealed": sealed_env})
+    if sealed != Sealed():
+        values = {"sandbox": sandbox.id, "sealed": sealed.env, "sealed_proxy": sealed.proxy}
+        await connection.execute(_ADD_SECRET, values)
     await events.add(
         connection,
         sandbox.id,
@@ -176,16 +185,17 @@ async def is_released(connection: AsyncConnection, sandbox_id: str) -> bool:
 
 
 async def released(connection: AsyncConnection, sandbox_id: str) -> None:
-    """Note that no node holds anything of a sandbox, erase its environment, and close its public ports."""
+    """Note that no node holds anything of a sandbox, erase its secrets, and close its public ports."""
     await connection.execute(sa.update(sandboxes).where(sandboxes.c.id == sandbox_id).values(released=True))
     await connection.execute(sa.delete(secrets).where(secrets.c.sandbox == sandbox_id))
     await connection.execute(sa.delete(public_ports).where(public_ports.c.sandbox == sandbox_id))
 
 
-async def sealed_env(connection: AsyncConnection, sandbox_id: str) -> bytes | None:
-    """The sealed environment of a sandbox, None where it has none."""
-    query = sa.select(secrets.c.sealed).where(secrets.c.sandbox == sandbox_id)
-    return (await connection.execute(query)).scalar_one_or_none()
+async def sealed(connection: AsyncConnection, sandbox_id: str) -> Sealed:
+    """What of a sandbox is kept sealed."""
+    query = sa.select(secrets.c.sealed, secrets.c.sealed_proxy).where(secrets.c.sandbox == sandbox_id)
+    row = (await connection.execute(query)).one_or_none()
+    return Sealed() if row is None else Sealed(*row)
 
 
 async def counted(connection: AsyncConnection, organisation: str) -> int:

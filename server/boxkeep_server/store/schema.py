@@ -5,6 +5,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from boxkeep_server.model.agents import TaskStatus
 from boxkeep_server.model.checkpoints import CheckpointState
 from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.companions import CompanionState
@@ -48,6 +49,9 @@ CHECKPOINT_OWED: Final = sa.text("state = 'whole' AND stored_at IS NULL")
 
 HANDOFF_OPEN: Final = sa.text("status IN ('pending', 'accepted')")
 """Handoffs that something may come of yet."""
+
+TASK_OPEN: Final = sa.text("status IN ('queued', 'running')")
+"""Tasks that have not come to their end."""
 
 plans = sa.Table(
     "plans",
@@ -171,7 +175,8 @@ secrets = sa.Table(
     "sandbox_secrets",
     metadata,
     _id("sandbox", primary_key=True),
-    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("sealed", sa.LargeBinary),
+    sa.Column("sealed_proxy", sa.LargeBinary),
     sa.ForeignKeyConstraint(["sandbox"], ["sandboxes.id"], ondelete="CASCADE"),
 )
 
@@ -510,6 +515,52 @@ handoffs = sa.Table(
     ),
 )
 """A person takes a sandbox's browser over: one at a time."""
+
+agent_tasks = sa.Table(
+    "agent_tasks",
+    metadata,
+    _id(primary_key=True),
+    _id("sandbox", nullable=False),
+    _id("organisation", nullable=False),
+    sa.Column("created_by", sa.String(32), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("prompt", sa.Text, nullable=False),
+    sa.Column("agent", sa.String(200)),
+    sa.Column("session", sa.String(100)),
+    sa.Column("metadata", sa.Text),
+    _id("handoff"),
+    _ms("timeout_ms"),
+    _ms("created_at", nullable=False),
+    _ms("started_at"),
+    _ms("ended_at"),
+    sa.Column("reason", sa.String(32)),
+    sa.Column("message", sa.Text),
+    sa.Column("result", sa.Text),
+    sa.Column("ask", sa.Text),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("told", sa.Integer, nullable=False),
+    _ms("told_bytes", nullable=False),
+    sa.ForeignKeyConstraint(["sandbox"], ["sandboxes.id"], ondelete="CASCADE"),
+    sa.CheckConstraint(_among("status", TaskStatus), name="status"),
+    sa.CheckConstraint("(status IN ('completed', 'failed')) = (ended_at IS NOT NULL)", name="ended_at_a_time"),
+    sa.CheckConstraint("(status = 'failed') = (reason IS NOT NULL)", name="failed_for_a_reason"),
+    sa.Index("ix_agent_tasks_of", "sandbox", "created_at", "id"),
+    sa.Index("ix_agent_tasks_open", "sandbox", sqlite_where=TASK_OPEN, postgresql_where=TASK_OPEN),
+    sa.Index("uq_agent_tasks_handoff", "handoff", unique=True),
+)
+"""What agents of sandboxes have been prompted to do."""
+
+agent_events = sa.Table(
+    "agent_events",
+    metadata,
+    _id("task", primary_key=True),
+    sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
+    _ms("at", nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    sa.ForeignKeyConstraint(["task"], ["agent_tasks.id"], ondelete="CASCADE"),
+)
+"""What agents have told of their tasks, in order."""
 
 public_ports = sa.Table(
     "public_ports",

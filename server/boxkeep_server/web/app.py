@@ -18,6 +18,7 @@ from boxkeep_server.web.errors import response_of
 from boxkeep_server.web.openapi import document
 from boxkeep_server.web.parts import Parts
 from boxkeep_server.web.routes import (
+    agents,
     artifacts,
     browsers,
     checkpoints,
@@ -26,7 +27,6 @@ from boxkeep_server.web.routes import (
     events,
     files,
     handoffs,
-    later,
     ports,
     processes,
     sandboxes,
@@ -58,7 +58,7 @@ OPERATIONS = (
     *documents.OPERATIONS,
     *webhooks.OPERATIONS,
     *usage.OPERATIONS,
-    *later.OPERATIONS,
+    *agents.OPERATIONS,
 )
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]

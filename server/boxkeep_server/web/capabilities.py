@@ -1,15 +1,28 @@
 """Capabilities of a sandbox: their form, the plan that each asks for, and what is not built yet."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from boxkeep_server.model.errors import NotBuilt, PlanForbids
 from boxkeep_server.model.plans import LOWEST_WITH, PAIRED_BROWSER, RECORDING, Plan
-from boxkeep_server.web.fields import Fields, Text
+from boxkeep_server.model.proxies import BadProxy, read_proxy
+from boxkeep_server.web.fields import Fields, Text, sentence
 
+LOCAL = "local-chromium"
 PAIRED = "paired-banata-browser"
+
+
+def _proxy_url(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            read_proxy(value)
+        except BadProxy as error:
+            raise sentence(f"Invalid capabilities.browser.byoProxyUrl: {error}") from None
+    return value
+
+
 Short = Annotated[Text, Field(max_length=200)]
 
 
@@ -32,12 +45,26 @@ class Browser(Fields):
     """A browser beside the sandbox."""
 
     mode: Literal["none", "local-chromium", "paired-banata-browser"] | None = None
-    recording: bool | None = None
+    recording: (
+        Annotated[bool, Field(description="Whether the screen is recorded, as MP4 in artifacts below `recordings/`.")]
+        | None
+    ) = None
     persistent_profile: bool | None = None
     stream_preview: bool | None = None
     human_in_loop: bool | None = None
     viewport: Viewport | None = None
-    byo_proxy_url: Annotated[Text, Field(max_length=2048)] | None = None
+    byo_proxy_url: Annotated[Text, Field(max_length=2048), BeforeValidator(_proxy_url)] | None = Field(
+        default=None,
+        repr=False,
+        description="The proxy that the browser goes by, such as `http://user:password@host:3128` or "
+        "`socks5://host:1080`; shown without user and password.",
+    )
+
+    @model_validator(mode="after")
+    def _recorded_is_a_browser(self) -> "Browser":
+        if self.recording and self.mode not in (LOCAL, PAIRED):
+            raise sentence(f"Invalid capabilities.browser.recording: needs mode {LOCAL} or {PAIRED}")
+        return self
 
 
 class Documents(Fields):
@@ -61,6 +88,19 @@ class Capabilities(Fields):
     browser: Browser | None = None
     documents: Documents | None = None
     storage: Storage | None = None
+
+    @property
+    def proxy_url(self) -> str | None:
+        """The whole URL of a proxy that has a password, which `shown` is without."""
+        url = None if self.browser is None else self.browser.byo_proxy_url
+        return None if url is None else read_proxy(url).secret
+
+    def shown(self) -> dict[str, Any]:
+        """What was asked for, as it is written down and shown."""
+        asked = self.model_dump(by_alias=True, exclude_unset=True)
+        if self.browser is not None and self.browser.byo_proxy_url is not None:
+            asked["browser"]["byoProxyUrl"] = read_proxy(self.browser.byo_proxy_url).shown
+        return asked
 
 
 def check_plan(wish: Capabilities, plan: Plan) -> None:
@@ -87,9 +127,6 @@ def _gated(wish: Capabilities) -> Iterator[str]:
 
 
 def _asked(wish: Capabilities) -> Iterator[str]:
-    for name, agent in (("opencode", wish.opencode), ("agent", wish.agent)):
-        if agent is not None and agent.enabled:
-            yield name
     if wish.browser is not None:
         yield from _asked_of_browser(wish.browser)
 
@@ -97,7 +134,3 @@ def _asked(wish: Capabilities) -> Iterator[str]:
 def _asked_of_browser(browser: Browser) -> Iterator[str]:
     if browser.mode == PAIRED:
         yield f"browser.mode: {browser.mode}"
-    if browser.recording:
-        yield "browser.recording"
-    if browser.byo_proxy_url is not None and "@" in browser.byo_proxy_url:
-        yield "browser.byoProxyUrl with a password"

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from boxkeep_server.control.agents import Agents
 from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.browsers import Browsers
 from boxkeep_server.control.checkpoints import Checkpoints
@@ -53,6 +54,7 @@ class Parts:
     tokens: Tokens
     webhooks: Webhooks
     accounts: Accounts
+    agents: Agents
     browsers: Browsers
     handoffs: Handoffs
     novnc: Path
@@ -64,5 +66,6 @@ class Parts:
     metrics: Metrics = field(default_factory=Metrics)
 
     def active(self, sandbox_id: str) -> bool:
-        """Whether a command, a terminal or a visitor of a preview is in a sandbox now."""
-        return self.commands.active(sandbox_id) or self.attendance.has(sandbox_id)
+        """Whether a command, a terminal, an agent at work or a visitor of a preview is in a sandbox now."""
+        busy = self.commands.active(sandbox_id) or self.agents.busy(sandbox_id)
+        return busy or self.attendance.has(sandbox_id)

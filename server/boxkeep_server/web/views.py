@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import orjson
 from starlette.responses import Response
 
+from boxkeep_server.model.agents import Agent, Task, TaskEvent
 from boxkeep_server.model.artifacts import Artifact, Kept
 from boxkeep_server.model.browsers import Browser
 from boxkeep_server.model.checkpoints import Checkpoint
@@ -102,6 +103,46 @@ def handoff_shown(one: Handoff) -> dict[str, object]:
         "expiresAt": one.expires_at,
         "updatedAt": one.updated_at,
     }
+
+
+def agent(one: Agent) -> dict[str, object]:
+    """A sandbox's agent."""
+    return {
+        "enabled": True,
+        "status": one.status,
+        "reason": one.reason,
+        "defaultAgent": one.wish.default_agent,
+        "allowPromptApi": one.wish.prompts,
+        "updatedAt": one.updated_at,
+    }
+
+
+def task(one: Task) -> dict[str, object]:
+    """A task of an agent."""
+    ran = None if one.started_at is None or one.ended_at is None else one.ended_at - one.started_at
+    return {
+        "taskId": one.id,
+        "id": one.sandbox,
+        "status": one.status,
+        "prompt": one.prompt,
+        "agent": one.agent,
+        "sessionId": one.session,
+        "metadata": one.metadata or {},
+        "requestId": one.handoff,
+        "result": one.result,
+        "reason": one.reason,
+        "message": one.message,
+        "timeoutMs": one.timeout_ms,
+        "createdAt": one.created_at,
+        "startedAt": one.started_at,
+        "endedAt": one.ended_at,
+        "durationMs": ran,
+    }
+
+
+def task_event(one: TaskEvent) -> dict[str, object]:
+    """Something that happened in a task."""
+    return {"taskId": one.task, "n": one.n, "at": one.at, "kind": one.kind, **one.data}
 
 
 def created(sandbox: Sandbox) -> dict[str, object]:

@@ -32,7 +32,7 @@ from boxkeep_server.model.events import EventType
 from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason, NetworkWish, pause_name
 from boxkeep_server.model.sandboxes import Reason, Sandbox
 from boxkeep_server.model.statuses import Status
-from boxkeep_server.store import checkpoints, companions, endings, sandboxes, selections
+from boxkeep_server.store import agents, checkpoints, companions, endings, sandboxes, selections
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal, SealBroken
 
@@ -221,7 +221,7 @@ class Place:
 
     async def _env(self, sandbox: Sandbox) -> dict[str, str]:
         async with self._database.reading() as connection:
-            sealed = await sandboxes.sealed_env(connection, sandbox.id)
+            sealed = (await sandboxes.sealed(connection, sandbox.id)).env
         env: dict[str, str] = {} if sealed is None else orjson.loads(self._seal.open(sealed, sandbox.id))
         return env
 
@@ -279,6 +279,7 @@ class Place:
             return
         await checkpoints.restored(connection, found, now, SYSTEM)
         await companions.forget(connection, sandbox.id)
+        await agents.roll_back(connection, sandbox.id, now, SYSTEM)
         since = 0 if found.keeps == "files" else found.created_at
         await endings.settle_open(
             connection,

@@ -20,6 +20,7 @@ from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 from boxkeep_server.web.parts import Caller
 from boxkeep_server.web.routes.browsers import paired_browser
 from boxkeep_server.web.terminal_urls import new_terminal_id, terminal_url
+from boxkeep_server.web.views import agent as agent_view
 from boxkeep_server.web.views import browser_preview, created, handoff_shown, json_response, listed, whole
 from boxkeep_server.web.wishes import CreateBody, PatchBody, check_duration
 
@@ -133,7 +134,9 @@ async def _read_one(call: Call, sandbox_id: str) -> Response:
         url = terminal_url(call.parts, call.caller, sandbox.id, new_terminal_id(call.parts, sandbox.id)).url
     base = call.parts.preview_urls.base(sandbox.id)
     shown = whole(sandbox, call.parts.active(sandbox.id), url, base, kept)
-    return json_response({**shown, **await _browser(call, sandbox)})
+    agent = await call.parts.agents.of(sandbox)
+    opencode = None if agent is None else agent_view(agent)
+    return json_response({**shown, "opencode": opencode, **await _browser(call, sandbox)})
 
 
 async def _browser(call: Call, sandbox: Sandbox) -> dict[str, object]:
