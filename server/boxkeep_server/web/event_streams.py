@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import orjson
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from boxkeep_server.model.errors import Invalid
 from boxkeep_server.web.edge import Broken
 
 HEARTBEAT_S = 15.0
@@ -18,6 +20,20 @@ def encode_event(name: str, data: object, event_id: int | None = None) -> bytes:
     """One server-sent event. JSON has no line breaks, so that one data line is enough."""
     head = f"id: {event_id}\n" if event_id is not None else ""
     return f"{head}event: {name}\ndata: ".encode() + orjson.dumps(data) + b"\n\n"
+
+
+def last_event_id(request: Request) -> int | None:
+    """The id behind which a client wants to go on, None where it begins.
+
+    Raises:
+        Invalid: it is no id of ours.
+    """
+    given = request.headers.get("last-event-id")
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdecimal() and len(given) <= 9):
+        raise Invalid("Invalid Last-Event-ID: must be the id of an event of this stream")
+    return int(given)
 
 
 async def send_in_time(send: Send, chunk: bytes, more: bool = True) -> None:

@@ -9,11 +9,10 @@ from starlette.responses import Response
 
 from boxkeep_server.control.agents import Prompt
 from boxkeep_server.model.agents import TIMEOUT_MOST_MS, Task, TaskEvent
-from boxkeep_server.model.errors import Invalid
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.scopes import Scope
 from boxkeep_server.web import shapes
-from boxkeep_server.web.event_streams import EventStream, encode_event
+from boxkeep_server.web.event_streams import EventStream, encode_event, last_event_id
 from boxkeep_server.web.fields import Fields, Nothing, Query, QueryInt, Text
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 from boxkeep_server.web.views import json_response, task, task_event
@@ -88,18 +87,11 @@ async def cancel(call: Call, _: Nothing, body: CancelBody) -> Response:
 
 async def watch(call: Call, query: OfTask, _: Nothing) -> Response:
     """See what happens in one."""
-    after = _last_event_id(call)
+    after = last_event_id(call.request)
     await call.parts.agents.read(call.caller, query.id, query.task_id)
-    return EventStream(_events(call.parts.agents.follow(call.caller, query.id, query.task_id, after)))
-
-
-def _last_event_id(call: Call) -> int:
-    given = call.request.headers.get("last-event-id")
-    if given is None:
-        return -1
-    if not (given.isascii() and given.isdecimal() and len(given) <= 9):
-        raise Invalid("Invalid Last-Event-ID: must be the id of an event of this stream")
-    return int(given)
+    return EventStream(
+        _events(call.parts.agents.follow(call.caller, query.id, query.task_id, -1 if after is None else after))
+    )
 
 
 async def _events(stored: AsyncGenerator[TaskEvent | Task, None]) -> AsyncGenerator[bytes, None]:

@@ -7,12 +7,11 @@ from typing import Annotated, cast
 from pydantic import Field
 from starlette.responses import Response
 
-from boxkeep_server.model.errors import Invalid
 from boxkeep_server.model.events import Event
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.scopes import Scope
 from boxkeep_server.web import shapes
-from boxkeep_server.web.event_streams import EventStream, encode_event
+from boxkeep_server.web.event_streams import EventStream, encode_event, last_event_id
 from boxkeep_server.web.fields import Nothing, Query, Text
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 from boxkeep_server.web.views import event as event_view
@@ -31,22 +30,13 @@ class EventsQuery(Query):
 
 async def events(call: Call, query: EventsQuery, _: Nothing) -> Response:
     """Watch a sandbox."""
-    after = _last_event_id(call)
+    after = last_event_id(call.request)
     stored = cast(Stored, call.parts.sandboxes.events(call.caller, query.id, after or 0, LOOK_S))
     try:
         first = await anext(stored)
     except StopAsyncIteration:
         return Response(None, 204)
     return EventStream(_events(call, query.id, first, stored))
-
-
-def _last_event_id(call: Call) -> int | None:
-    given = call.request.headers.get("last-event-id")
-    if given is None:
-        return None
-    if not (given.isascii() and given.isdecimal() and len(given) <= 9):
-        raise Invalid("Invalid Last-Event-ID: must be the id of an event of this stream")
-    return int(given)
 
 
 async def _events(call: Call, sandbox_id: str, first: Event | None, stored: Stored) -> AsyncGenerator[bytes, None]:
