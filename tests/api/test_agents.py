@@ -361,6 +361,17 @@ async def test_a_person_that_cannot_be_asked_for_is_refused_with_why(house: Hous
     assert (answer["status"], answer["sentence"]) == ("refused", "A handoff is pending already")
 
 
+async def test_an_agent_that_names_the_handoff_of_another_sandbox_learns_nothing_of_it(
+    house: House, stage: Stage
+) -> None:
+    other = await stage.sandboxes.create(house.caller, NewSandbox(runtime="base", capabilities=WISH))
+    theirs = replace(house.sandbox, id=other.id)
+    await house.handoffs.ask(theirs, "mfa", "theirs", actor="me", requested_by="agent", handoff_id=ASK)
+    done = await house.until_it_is(await house.prompt("ask"), TaskStatus.COMPLETED)
+    assert done.result is not None
+    assert json.loads(done.result["text"]) == {"status": "refused", "note": None, "sentence": "That cannot be asked"}
+
+
 async def test_a_handoff_completed_with_a_prompt_goes_on_in_the_last_session(house: House) -> None:
     await house.until_it_is(await house.prompt("sums", session="ses_a"), TaskStatus.COMPLETED)
     await house.handoffs.request(house.caller, house.sandbox.id, "mfa", "code", resume_prompt="Go on")

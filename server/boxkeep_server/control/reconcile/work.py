@@ -106,7 +106,9 @@ class Work:
             found = await handoffs.get(connection, ask.get(HANDOFF, ask["id"]))
             latest = await handoffs.latest(connection, agent.sandbox)
             sandbox = await sandboxes.get(connection, agent.sandbox)
-        if found is not None:
+        if found is not None and found.sandbox != agent.sandbox:  # the name is the sandbox's own choice
+            await self._answer(agent, ask["id"], "refused", None, "That cannot be asked")
+        elif found is not None:
             if not found.open:
                 await self._answer(agent, ask["id"], found.status, found.note)
         elif latest is not None and latest.open and latest.requested_by == "agent":
