@@ -6,12 +6,14 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.files import Files, Place
 from boxkeep_server.control.inside import Entry
 from boxkeep_server.control.keys import Caller, owner
+from boxkeep_server.control.patience import while_away
 from boxkeep_server.control.steps import SYSTEM, Steps
 from boxkeep_server.control.visits import Visits
 from boxkeep_server.model.browsers import NAME, RECORDINGS_FOLDER, browser_wish
@@ -23,7 +25,6 @@ from boxkeep_server.model.errors import (
     NotReady,
     SandboxFault,
     TimedOut,
-    Unavailable,
 )
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.sandboxes import Sandbox
@@ -34,7 +35,6 @@ AT_ONCE: Final = 20
 """How many are published before others are looked after: whoever makes more than a browser does has to wait."""
 WITHIN_S: Final = 120.0
 END_S: Final = 20.0
-AGAIN_S: Final = 0.5
 UNDER_WAY: Final = "under-way"
 HEAD_MOST: Final = 2_000
 """Bytes that a part has before its first frame, at most."""
@@ -90,29 +90,25 @@ class Recordings:
         wish = browser_wish(sandbox.capabilities)
         if wish is None or not wish.recording:
             return
-        clock = asyncio.get_running_loop().time
-        until = clock() + within_s
-        while True:
-            look = Look()
-            try:
-                async with asyncio.timeout_at(until):
-                    await self._end_browser(sandbox)
-                    await self._look(sandbox, look, self._folder)
-                    await self._look(sandbox, look, f"{self._folder}/{UNDER_WAY}", least=HEAD_MOST)
-            except NotReady:
-                return  # there is no machine that could be asked
-            except TimeoutError:
-                look.error = TimedOut(f"The recordings were not published within {within_s:.0f} s")
-            except Unavailable as away:
-                look.error = away
-                if clock() + AGAIN_S < until:
-                    await asyncio.sleep(AGAIN_S)
-                    continue
-            except BoxkeepError as error:
-                look.error = error
-            break
+        until = asyncio.get_running_loop().time() + within_s
+        look = Look()
+        try:
+            async with asyncio.timeout_at(until):
+                await while_away(partial(self._finish, sandbox, look), until)
+        except NotReady:
+            return  # there is no machine that could be asked
+        except TimeoutError:
+            look.error = TimedOut(f"The recordings were not published within {within_s:.0f} s")
+        except BoxkeepError as error:
+            look.error = error
         if look.error is not None:
             await self.tell(sandbox, look.left, str(look.error), look.published)
+
+    async def _finish(self, sandbox: Sandbox, look: Look) -> None:
+        look.left, look.error = [], None
+        await self._end_browser(sandbox)
+        await self._look(sandbox, look, self._folder)
+        await self._look(sandbox, look, f"{self._folder}/{UNDER_WAY}", least=HEAD_MOST)
 
     async def tell(self, sandbox: Sandbox, keys: Sequence[str], reason: str, published: int = 0) -> None:
         """Have the sandbox's timeline say that these were not published."""

@@ -3,10 +3,12 @@
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from boxkeep_server.control.artifacts import Artifacts
 from boxkeep_server.control.keys import owner
+from boxkeep_server.control.patience import while_away
 from boxkeep_server.control.recordings import Recordings
 from boxkeep_server.control.steps import SYSTEM, Steps
 from boxkeep_server.model.errors import (
@@ -17,7 +19,6 @@ from boxkeep_server.model.errors import (
     NotReady,
     SandboxFault,
     TimedOut,
-    Unavailable,
 )
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.sandboxes import Sandbox
@@ -27,7 +28,6 @@ from boxkeep_server.store.database import Database
 WITHIN_S: Final = 30.0
 """How long a sandbox's end may be held up by it: long enough for a gigabyte, and no more than a release may take."""
 LIST_WITHIN_S: Final = 5.0
-AGAIN_S: Final = 0.5
 NAMED_MOST: Final = 20
 _OF_ONE: Final = (NotFound, Invalid, Conflict, SandboxFault)
 """What may be wrong with a file, and does not keep others from being published."""
@@ -67,27 +67,20 @@ class Salvage:
             both.create_task(self._folder(sandbox))
 
     async def _folder(self, sandbox: Sandbox) -> None:
-        clock = asyncio.get_running_loop().time
-        until = clock() + self._within_s
-        while True:
-            outcome = _Outcome()
-            try:
-                await self._publish(sandbox, outcome, until)
-            except NotReady:
-                return  # there is no machine that could be asked
-            except Unavailable as away:
-                outcome.reason = str(away)
-                if clock() + AGAIN_S < until:
-                    await asyncio.sleep(AGAIN_S)
-                    continue
-            except BoxkeepError as error:
-                outcome.reason = str(error)
-            if outcome.missed or outcome.reason is not None:
-                await self._tell(sandbox, outcome)
-            return
+        until = asyncio.get_running_loop().time() + self._within_s
+        outcome = _Outcome()
+        try:
+            await while_away(partial(self._publish, sandbox, outcome, until), until)
+        except NotReady:
+            return  # there is no machine that could be asked
+        except BoxkeepError as error:
+            outcome.reason = str(error)
+        if outcome.missed or outcome.reason is not None:
+            await self._tell(sandbox, outcome)
 
     async def _publish(self, sandbox: Sandbox, outcome: _Outcome, until: float) -> None:
         clock = asyncio.get_running_loop().time
+        outcome.published, outcome.missed, outcome.reason = 0, [], None
         caller = await owner(self._database, sandbox.organisation)
         try:
             async with asyncio.timeout(min(LIST_WITHIN_S, self._within_s)):
