@@ -1,5 +1,6 @@
 """Process trees: who descends from a process that we started, and how to end them all, whatever they do."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -155,8 +156,12 @@ class Tree:
                 send(one.pid, number)
 
     def kill(self) -> int:
-        """Stop all members until no running one is found, so that none can fork away; then kill them all."""
+        """Stop all members until no running one is found, so that none can fork away; then kill them all.
+
+        The root's group is stopped first, by one call: what forks faster than it can be looked at is mostly in there.
+        """
         stopped: set[tuple[int, int]] = set()
+        self._signal_group(signal.SIGSTOP)
         for _ in range(_PASSES):
             fresh = [one for one in self.look() if (one.pid, one.start) not in stopped]
             if not fresh:
@@ -164,9 +169,16 @@ class Tree:
             for one in fresh:
                 send(one.pid, signal.SIGSTOP)
                 stopped.add((one.pid, one.start))
-        for one in self.look():
+        alive = self.look()
+        self._signal_group(signal.SIGKILL)
+        for one in alive:
             send(one.pid, signal.SIGKILL)
         return len(stopped)
+
+    def _signal_group(self, number: int) -> None:
+        if self._root > 1:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._root, number)
 
 
 def send(pid: int, number: int) -> bool:

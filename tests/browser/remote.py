@@ -33,6 +33,15 @@ def front(remote: Browser) -> Page:
     return remote.contexts[0].pages[0]
 
 
+def viewer(browser: Browser, box: Sandbox, **query: Any) -> Page:
+    """A page of ours that shows the screen."""
+    url = box.api.call("GET", "/preview/viewer", params={"id": box.id, **query})["url"]
+    page = browser.new_page(viewport={"width": 1300, "height": 950})
+    page.goto(url)
+    page.wait_for_selector("#screen canvas", timeout=20_000)
+    return page
+
+
 def happened(box: Sandbox) -> list[dict[str, Any]]:
     """The timeline of a sandbox."""
     answer = box.api.call("GET", "/timeline", params={"id": box.id, "limit": 1000})

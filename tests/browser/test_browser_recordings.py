@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from boxkeep_server.model.browsers import RECORDINGS_FOLDER
-from tests.browser.remote import BROWSER, driven, front, happened, until_ready
+from tests.browser.remote import BROWSER, driven, front, happened, until_ready, viewer
 from tests.clients import Api, Sandbox, eventually, fresh
 from tests.films import Colour, colours, like, plays
 from tests.services import Service
@@ -148,14 +148,19 @@ def test_nothing_is_lost_or_doubled_when_the_control_plane_is_killed(equipped: S
 
 def test_in_an_exclusive_handoff_nothing_is_recorded(browser: Browser, box: Sandbox) -> None:
     paint(browser, box, BLUE)
+    spot = viewer(browser, box)
+    spot.wait_for_selector("#recorded:visible")
     cut = one_under_way(box)
     box.post("/handoff", reason="login_failed", message="", exclusive=True)
     box.post("/handoff/accept", controller="ada")
     eventually("the agent to be kept out", lambda: driver(box) == "human", FILM_S, 0.1)
     assert box.exec("pgrep -f '^ffmpeg .*x11grab'", user="root")["exitCode"] == 1
+    spot.wait_for_selector("#recorded", state="hidden")
     published(box, cut)
     box.post("/handoff/complete")
     assert one_under_way(box) > cut
+    spot.wait_for_selector("#recorded:visible")
+    spot.close()
 
 
 def driver(box: Sandbox) -> str:

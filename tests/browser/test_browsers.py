@@ -12,7 +12,7 @@ import websockets.sync.client
 from playwright.sync_api import Browser, Error, Page
 from websockets.exceptions import ConnectionClosed
 
-from tests.browser.remote import BROWSER, driven, front, told, until_ready
+from tests.browser.remote import BROWSER, driven, front, told, until_ready, viewer
 from tests.clients import Api, Refused, Sandbox, eventually, fresh
 from tests.services import Service
 
@@ -53,15 +53,6 @@ def is_gone(remote: Browser) -> bool:
     except Error:
         return not remote.is_connected()
     return False
-
-
-def viewer(browser: Browser, box: Sandbox, **query: Any) -> Page:
-    """A page of ours that shows the screen."""
-    url = box.api.call("GET", "/preview/viewer", params={"id": box.id, **query})["url"]
-    page = browser.new_page(viewport={"width": 1300, "height": 950})
-    page.goto(url)
-    page.wait_for_selector("#screen canvas", timeout=20_000)
-    return page
 
 
 def says(page: Page, words: str) -> None:

@@ -48,9 +48,13 @@ async def test_the_end_of_a_process_is_waited_for_and_only_its_own() -> None:
 
 def test_only_commands_of_the_runtimes_are_at_work_on_a_machine() -> None:
     machine = "w" * 32
-    runtime = subprocess.Popen(["sh", "-c", "read line", "/usr/sbin/runc", machine], stdin=subprocess.PIPE)
-    editor = subprocess.Popen(["sh", "-c", "read line", "less", machine], stdin=subprocess.PIPE)
+    talking = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    runtime = subprocess.Popen(["sh", "-c", "echo up; read line", "/usr/sbin/runc", machine], **talking)
+    editor = subprocess.Popen(["sh", "-c", "echo up; read line", "less", machine], **talking)
     try:
+        for process in (runtime, editor):
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"up\n"
         assert processes.at_work_on(machine, {"/usr/sbin/runc"}) == [runtime.pid]
         assert processes.at_work_on("v" * 32, {"/usr/sbin/runc"}) == []
     finally:

@@ -55,7 +55,7 @@ def browser_wish(capabilities: Mapping[str, object] | None) -> BrowserWish | Non
 @dataclass(frozen=True, slots=True)
 class Browser:
     """A sandbox's browser as it is now. `devtools` and `display` are ports of loopback inside, where it serves them;
-    `human_in_loop`: a person may take it over."""
+    `human_in_loop`: a person may take it over; `recording`: what its screen shows is to be recorded."""
 
     status: CompanionState
     reason: str | None
@@ -64,6 +64,12 @@ class Browser:
     display: int | None
     updated_at: int
     human_in_loop: bool
+    recording: bool
+
+    @property
+    def recorded(self) -> bool:
+        """Whether what the screen shows now is recorded: not while a person drives alone."""
+        return self.recording and self.mode != "human"
 
 
 def browser_of(sandbox: Sandbox, companion: Companion | None) -> Browser | None:
@@ -71,10 +77,10 @@ def browser_of(sandbox: Sandbox, companion: Companion | None) -> Browser | None:
     wish = browser_wish(sandbox.capabilities)
     if not sandbox.running or wish is None:
         return None
-    human = wish.human_in_loop
+    human, recording = wish.human_in_loop, wish.recording
     if companion is None or companion.epoch != sandbox.epoch:
         began = sandbox.ready_at or sandbox.created_at
-        return Browser(CompanionState.STARTING, None, "ai", None, None, began, human)
+        return Browser(CompanionState.STARTING, None, "ai", None, None, began, human, recording)
     return Browser(
         status=companion.state,
         reason=companion.reason,
@@ -83,6 +89,7 @@ def browser_of(sandbox: Sandbox, companion: Companion | None) -> Browser | None:
         display=companion.ports.get(DISPLAY),
         updated_at=companion.updated_at,
         human_in_loop=human,
+        recording=recording,
     )
 
 

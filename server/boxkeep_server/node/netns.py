@@ -1,16 +1,24 @@
 """Network namespaces kept by files, and running a function in one."""
 
 import contextlib
+import fcntl
+import socket
+import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from boxkeep_server.node import syscalls
 from boxkeep_server.node.mountspace import mounts
 
 T = TypeVar("T")
+_LINK_S: Final = 3.0
+_LOOK_S: Final = 0.001
+_SIOCGIFFLAGS: Final = 0x8913
+_IFF_RUNNING: Final = 0x40
 
 
 class CommandFailed(Exception):
@@ -32,6 +40,22 @@ def run(argv: list[str], text: str = "") -> str:
 def ip(*lines: str) -> None:
     """Change links, addresses and routes of the calling thread's namespace, all in one go."""
     run(["ip", "-batch", "-"], "\n".join(lines))
+
+
+def await_link(name: str) -> None:
+    """Wait until a link of the calling thread's namespace carries packets, which the kernel lets it do a moment after
+    it was set up: what is sent before is lost, and sent again a second later.
+
+    Raises:
+        CommandFailed: the other end is not up within three seconds.
+    """
+    asked = struct.pack("16sH", name.encode(), 0)
+    deadline = time.monotonic() + _LINK_S
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        while not struct.unpack("16xH", fcntl.ioctl(any_socket, _SIOCGIFFLAGS, asked))[0] & _IFF_RUNNING:
+            if time.monotonic() > deadline:
+                raise CommandFailed(f"the link {name} does not come up")
+            time.sleep(_LOOK_S)
 
 
 def make(path: Path, inside: Callable[[], None]) -> None:

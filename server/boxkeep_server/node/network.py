@@ -140,6 +140,7 @@ class Network:
                 f"route replace default via {here.gateway}",
             ),
         )
+        netns.await_link(self._host_link)
         netns.ip(f"route replace {self.plan.subnet} via {here.address} dev {self._host_link}")
 
     def _unlink_host(self) -> None:
@@ -184,6 +185,7 @@ class Network:
 
         netns.make(path, inside)
         netns.within(self._router, lambda: netns.ip(f"addr add {gateway}/30 dev {link}", f"link set {link} up"))
+        netns.within(path, lambda: netns.await_link("eth0"))
 
     async def detach(self, machine: str, index: int) -> None:
         """Take a machine's place away. May be repeated, and begun from any half of an attachment."""

@@ -92,6 +92,14 @@ async def test_the_operators_no_outweighs_every_wish(tmp_path: Path) -> None:
         await closed.teardown()
 
 
+async def test_a_machine_can_send_as_soon_as_it_is_attached(network: Network) -> None:
+    """A packet that the kernel drops because the link is not ready is sent again a second later: dialling notices."""
+    for _ in range(25):
+        machine, index, _ = box = await boxed(network, 3, NetworkWish())
+        assert inside(box, lambda: dial(PUBLIC, within_s=0.9)) == "hello"
+        await network.detach(machine, index)
+
+
 async def test_an_open_connection_ends_when_its_egress_is_taken_away(network: Network, world: Path) -> None:
     listening = netns.within(world, lambda: socket.create_server((PUBLIC, 9000)))
     machine, index, _ = box = await boxed(network, 3, NetworkWish())

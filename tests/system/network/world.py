@@ -75,11 +75,11 @@ def inside(box: Box, work: Callable[[], Any]) -> Any:
     return netns.within(box[2].netns_path, work)
 
 
-def dial(address: str, port: int = 80, source: str | None = None) -> str:
+def dial(address: str, port: int = 80, source: str | None = None, within_s: float = 5) -> str:
     """What becomes of a connection: `hello`, or the name of the error; an assertion when it hangs."""
     began = time.monotonic()
     try:
-        with socket.create_connection((address, port), 5, (source, 0) if source else None) as connection:
+        with socket.create_connection((address, port), within_s, (source, 0) if source else None) as connection:
             return connection.recv(5).decode()
     except TimeoutError:
         return "hangs"

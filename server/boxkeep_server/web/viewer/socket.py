@@ -190,6 +190,7 @@ class _Session:
             "handoff": None if handoff is None else handoff_shown(handoff),
             "mayDrive": self._right.may_drive and browser.human_in_loop,
             "driving": self._drives,
+            "recorded": browser.recorded,
             "display": display,
             "token": token,
         }

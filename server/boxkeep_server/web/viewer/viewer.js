@@ -66,6 +66,7 @@ function drop() {
   try { display?.disconnect(); } catch { /* it has gone by itself */ }
   display = null;
   at("screen").replaceChildren();
+  at("recorded").hidden = true;
 }
 
 function show() {
@@ -75,6 +76,7 @@ function show() {
   else if (state.controlMode !== "ai") say(`${state.controller || "A person"} drives`, "person");
   else if (asked) say(`The agent waits for a person: ${REASONS[asked.reason]}`, "person");
   else say(state.status === "ready" ? "The agent drives" : "The browser is starting", "ai");
+  at("recorded").hidden = !(state.recorded && display);
   at("request").hidden = !asked?.message;
   at("request").textContent = asked?.message || "";
   at("take").hidden = !state.mayDrive || state.controlMode !== "ai" || asked?.status === "accepted";
