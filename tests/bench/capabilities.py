@@ -7,17 +7,20 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.sync.client import connect
 
 from boxkeep_server.model.images import SOFTWARE
+from boxkeep_server.node.cgroups import Cgroups, layout
 from tests import papers
 from tests.bench.agents import AGENT, agents
 from tests.bench.figures import Bench
 from tests.bench.screen import RAW, ZRLE, Screen
 from tests.bench.stopwatch import Samples, sampled, timed
+from tests.chaos.bodies import body_of
 from tests.clients import Api, Sandbox, eventually, fresh
 from tests.ingredients import images
 from tests.services import Service, running_service
@@ -33,7 +36,12 @@ PATCH = 32
 COLOURFUL = """let n = 0;
 const next = () => { document.body.style.background = n++ % 2 ? 'red' : 'blue'; requestAnimationFrame(next); };
 next()"""
-GROUPS = frozenset({"browsers", "documents", "agents"})
+SCROLLING = """const lines = [...Array(4000).keys()].map((n) => `<p>${n} ${"words ".repeat(20)}</p>`);
+document.body.innerHTML = lines.join('');
+const go = () => { scrollBy(0, 7); requestAnimationFrame(go); };
+go()"""
+WATCHED_S = 20.0
+GROUPS = frozenset({"browsers", "recordings", "documents", "agents"})
 
 
 @contextlib.contextmanager
@@ -65,7 +73,7 @@ class Capabilities:
     def all(self, isolations: tuple[str, ...], only: Collection[str] = ()) -> None:
         """Every figure, or those of the groups in `only`."""
         for isolation in isolations:
-            for group in (self.browsers, self.documents, self.agents):
+            for group in (self.browsers, self.recordings, self.documents, self.agents):
                 if not only or group.__name__ in only:
                     group(isolation)
 
@@ -134,6 +142,33 @@ class Capabilities:
 
             took = timed(watched)
         self.bench.tell("viewer: frames a second", isolation, f"{frames / (took / 1000):.0f}")
+
+    def recordings(self, isolation: str) -> None:
+        """What a recording takes of a processor: a sandbox that is recorded, less one beside it that is not."""
+        recorded = {"browser": {**BROWSER["browser"], "recording": True}}
+        with contextlib.ExitStack() as stack:
+            pair = []
+            for wish in (recorded, BROWSER):
+                made = fresh(self.bench.api, runtime="base", isolation=isolation, capabilities=wish)
+                box = stack.enter_context(made)
+                pair.append((box, stack.enter_context(driven(box))))
+            for kind, script in (("still", "1"), ("scrolling", SCROLLING)):
+                for _, ask in pair:
+                    ask("Runtime.evaluate", expression=script)
+                with_it, without = self._shares([box for box, _ in pair])
+                told = f"{with_it - without:.1f} % ({with_it:.1f} less {without:.1f})"
+                self.bench.tell(f"recording: share of a processor, {kind}", isolation, told)
+
+    def _shares(self, boxes: list[Sandbox]) -> list[float]:
+        """How much of a processor each sandbox takes in the same seconds, in percent, its machine as a whole."""
+        service = self.bench.service
+        assert service is not None, "a machine's processor time is read on its host"
+        groups = Cgroups(layout(Path("/proc/mounts").read_text()), f"boxkeep-{service.instance}")
+        machines = [body_of(service, box.id).machine for box in boxes]
+        before, began = [groups.usage(one).cpu_ms for one in machines], time.monotonic()
+        time.sleep(WATCHED_S * self.bench.scale)
+        took = time.monotonic() - began
+        return [(groups.usage(one).cpu_ms - then) / took / 10 for one, then in zip(machines, before, strict=True)]
 
     def documents(self, isolation: str) -> None:
         """A page of text to PDF: the first of a sandbox, for which LibreOffice starts, and those after it."""
