@@ -320,6 +320,7 @@ def running_service(
         finally:
             _give_logs(service)
             _make_sure(service)
+            _clear(service)
 
 
 def _begin_afresh(service: Service) -> None:
@@ -327,7 +328,7 @@ def _begin_afresh(service: Service) -> None:
     if service.root.exists():
         _make_sure(service)
         assert not service.left(), f"an earlier run left: {service.left()}"
-        shutil.rmtree(service.root)
+        _clear(service)
     service.root.mkdir(parents=True)
 
 
@@ -384,3 +385,9 @@ def _make_sure(service: Service) -> None:
             os.kill(int(line.split()[0]), signal.SIGKILL)
     if service.left():
         service.command("down", check=False, within_s=180)
+
+
+def _clear(service: Service) -> None:
+    """Remove its data: a pool takes gigabytes of the disk. What the kernel still holds stays, for who looks into it."""
+    if not service.left():
+        shutil.rmtree(service.root)

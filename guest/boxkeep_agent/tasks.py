@@ -74,14 +74,20 @@ class Task:
         """Have it not go on; whether opencode has heard of it and stopped."""
         if self._session is None:
             return True
-        with contextlib.suppress(Refused):
-            await self._api.call("POST", f"/session/{self._session}/abort")
-        deadline = asyncio.get_running_loop().time() + _STOP_S
-        while await self._busy():
-            if asyncio.get_running_loop().time() > deadline:
-                return False
-            await asyncio.sleep(_LOOK_S / 4)
+        try:
+            async with asyncio.timeout(_STOP_S):
+                with contextlib.suppress(Refused):
+                    await self._api.call("POST", f"/session/{self._session}/abort")
+                await self._until_idle()
+        except TimeoutError:
+            return False
         return True
+
+    async def _until_idle(self) -> None:
+        busy = await self._busy()
+        while busy:
+            await asyncio.sleep(_LOOK_S / 4)
+            busy = await self._busy()
 
     async def _result(self) -> dict[str, Any]:
         await self._check_agent()

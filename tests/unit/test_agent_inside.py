@@ -1,5 +1,6 @@
 """What the program that keeps opencode in a sandbox makes of its events, messages and files."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -185,9 +186,20 @@ def test_files_that_come_go_and_change_are_told_and_the_rest_is_not(tmp_path: Pa
     assert more is False
 
 
+def test_a_workspace_too_large_to_be_seen_whole_is_told_of_as_far_as_it_was(tmp_path: Path) -> None:
+    for name in range(300):
+        (tmp_path / f"d{name}").mkdir()
+        (tmp_path / f"d{name}" / "file").write_text("x")
+    time = itertools.count(0.0, workspace.LOOK_S / 100).__next__
+    before, after = workspace.look(str(tmp_path), time), workspace.look(str(tmp_path))
+    assert not before.whole
+    assert len(before.files) < 100 < len(after.files) == 300
+    assert workspace.changed(before, after) == ([], True)
+
+
 def test_of_too_many_changed_files_some_are_told_and_that_there_are_more(tmp_path: Path) -> None:
-    after = {f"/workspace/{n:05}": (n, n, n) for n in range(5000)}
-    told, more = workspace.changed({}, after)
+    after = workspace.Look({f"/workspace/{n:05}": (n, n, n) for n in range(5000)}, whole=True)
+    told, more = workspace.changed(workspace.Look({}, whole=True), after)
     assert more
     assert 0 < len(told) <= workspace.TOLD_MOST
     assert len(json.dumps(told)) < 40_000
