@@ -241,10 +241,11 @@ def storm(service: Service, api: Api, spared: set[str]) -> Ledger:
     for killer in killers:
         killer.done.set()
         killer.join()
-        assert killer.failure is None
     done.set()
     for worker in workers:
         worker.join()
+    for killer in killers:
+        assert killer.failure is None
     service.wait_ready()
     done_ = f"created {len(ledger.created)}, commands {len(ledger.finished)}, checkpoints {len(ledger.taken)}"
     struck = killers[0].struck | killers[1].struck
