@@ -6,12 +6,13 @@ import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from boxkeep_tools.faults import Gone, Interrupted, Silent, ToolFailed
 from boxkeep_tools.protocol import Answer, Protocol, Refused
-from boxkeep_tools.script import SCRIPT
 
+_SCRIPT: Final = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
 _CALL_S: Final = 15.0
 _BEGINS_S: Final = 0.4
 _LOADS_S: Final = 15.0
@@ -180,7 +181,7 @@ class Tab:
             "Runtime.callFunctionOn",
             session,
             within_s,
-            functionDeclaration=SCRIPT,
+            functionDeclaration=_SCRIPT,
             executionContextId=world,
             arguments=[{"value": one} for one in (what, *arguments)],
             returnByValue=by_value,

@@ -215,7 +215,7 @@ def _copy_package(package: Path, directory: Path) -> None:
     place = directory / package.name
     place.mkdir(parents=True)
     for file in sorted(package.iterdir()):
-        if file.is_file() and file.suffix in (".py", ".xml"):
+        if file.is_file() and file.suffix in (".py", ".xml", ".js"):
             shutil.copyfile(file, place / file.name)
 
 

@@ -1,15 +1,11 @@
-"""What is run within pages, in a world of its own: reads what a person would see, and finds what they would act on.
-
-A page shares its document with that world and nothing else. It may name its elements so that they hide properties of
-the document and of forms: everything is therefore asked by the prototypes, which are the world's own.
-
-What is asked about an element by its number is asked of the document, by its own number, in which it was given out: a
-world may have come to be another document's.
-"""
-
-from typing import Final
-
-SCRIPT: Final = r"""
+// Run within pages, in a world of its own: reads what a person would see, and finds what they would act on. It is one
+// function expression, called with what to do, the page's own number, and what that needs.
+//
+// A page shares its document with that world and nothing else. It may name its elements so that they hide properties of
+// the document and of forms: everything is therefore asked by the prototypes, which are the world's own.
+//
+// What is asked about an element by its number is asked of the document, by its own number, in which it was given out: a
+// world may have come to be another document's.
 function (what, page, ...given) {
   const WIDTH = 1000, NAME = 160, OPTIONS = 20, NODES = 300000, TIME_MS = 6000, TEXT = 50000;
   const of = (kind, name, node) => Reflect.get(kind.prototype, name, node);
@@ -314,4 +310,3 @@ function (what, page, ...given) {
 
   return {read, spot, element, prepare, value, select, has, size, here}[what](...given);
 }
-"""
