@@ -328,7 +328,7 @@ def _begin_afresh(service: Service) -> None:
     if service.root.exists():
         _make_sure(service)
         assert not service.left(), f"an earlier run left: {service.left()}"
-        _clear(service)
+        shutil.rmtree(service.root)
     service.root.mkdir(parents=True)
 
 
@@ -388,6 +388,8 @@ def _make_sure(service: Service) -> None:
 
 
 def _clear(service: Service) -> None:
-    """Remove its data: a pool takes gigabytes of the disk. What the kernel still holds stays, for who looks into it."""
-    if not service.left():
-        shutil.rmtree(service.root)
+    """Remove its data: a pool takes gigabytes of the disk. The logs of the last run stay, for who looks into it, and so
+    does all that the kernel still holds a part of."""
+    for place in service.root.iterdir() if not service.left() else ():
+        if place.name != "log":
+            shutil.rmtree(place)
