@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from tests.chaos.bodies import body_of
 from tests.clients import Api, Sandbox, eventually, fresh
 from tests.services import Service
 
@@ -62,12 +63,15 @@ def test_a_fork_bomb(service: Service, hog: Sandbox, neighbour: Sandbox, isolati
         answer = pool.submit(attack, hog, "bomb() { bomb | bomb & }; bomb; sleep 30", 5_000)
         for _ in range(5):
             healthy(service, neighbour)
-        told = answer.result()
-    if isolation == "runc":
-        assert told["outcome"] == "timed_out", told
-        assert usable_or_over(hog, 15) == "usable"
-    else:
-        assert usable_or_over(hog) in ("usable", "machine_died", "out_of_memory")
+        if isolation == "runc":
+            told = answer.result()
+            assert told["outcome"] == "timed_out", told
+            assert usable_or_over(hog, 15) == "usable"
+        else:
+            # gVisor shares its processors among all that the bomb has become: such a sandbox may stand still for minutes.
+            eventually("the bomb to have grown", lambda: len(body_of(service, hog.id).processes) > 100, 60)
+            hog.api.delete(hog.id)
+            eventually("the bomb to be over", lambda: hog.api.get(hog.id)["status"] == "ended", 60)
     healthy(service, neighbour)
 
 
