@@ -68,7 +68,7 @@ def test_a_fork_bomb(service: Service, hog: Sandbox, neighbour: Sandbox, isolati
             assert told["outcome"] == "timed_out", told
             assert usable_or_over(hog, 15) == "usable"
         else:
-            # gVisor shares its processors among all that the bomb has become: such a sandbox may stand still for minutes.
+            # gVisor shares its processors among all that the bomb has become: it may stand still for minutes.
             eventually("the bomb to have grown", lambda: len(body_of(service, hog.id).processes) > 100, 60)
             hog.api.delete(hog.id)
             eventually("the bomb to be over", lambda: hog.api.get(hog.id)["status"] == "ended", 60)
