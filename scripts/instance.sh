@@ -105,6 +105,13 @@ read_config() { # The settings are the operator's once they are written: what th
   preview_port=${preview_port:-7072}
 }
 
+check_host() { # Before anything is installed: what no installation mends, by the system's own Python.
+  "$clone/scripts/packages.sh" python3
+  /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed"
+  PYTHONPATH=$clone/server PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m boxkeep_server.node.before_install \
+    "$config" "$instance" "$subnet" || die "this machine cannot run Boxkeep as it is: see FATAL above; nothing was installed"
+}
+
 install_all() {
   "$clone/scripts/packages.sh" "${packages[@]}"
   id "$account" >/dev/null 2>&1 || useradd --system --user-group --no-create-home --shell /usr/sbin/nologin "$account"
@@ -134,6 +141,8 @@ key() {
 }
 
 up() {
+  read_config
+  check_host
   install_all
   read_config
   boxkeep doctor || die "this machine cannot run Boxkeep as it is: see FATAL above"

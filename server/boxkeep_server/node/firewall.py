@@ -15,7 +15,6 @@ from boxkeep_server.node.nftables import Nftables
 
 _log = logging.getLogger(__name__)
 
-_TABLES: Final = "boxkeep_"
 _LEGACY_TABLES: Final = Path("/proc/net/ip_tables_names")
 _FORWARDS: Final = Path("/proc/sys/net/ipv4/ip_forward")
 
@@ -30,7 +29,7 @@ class Firewall:
     def __init__(
         self, instance: str, plan: Plan, uplink: str, uids: Sequence[int], opened: Sequence[tuple[str, int]] = ()
     ) -> None:
-        self._table = f"{_TABLES}{instance}"
+        self._table = f"{nft.OWN_TABLES}{instance}"
         self._comment = f"boxkeep {instance}"
         self._uplink = uplink
         self._plan = plan
@@ -123,7 +122,7 @@ class Firewall:
 
     def _foreign_chains(self) -> list[Chain]:
         listed = self._rules.json("list chains")
-        return foreign_chains.forwarding(listed, _TABLES, shutil.which("iptables") is not None)
+        return foreign_chains.forwarding(listed, nft.OWN_TABLES, shutil.which("iptables") is not None)
 
     def _rules_of(self, chain: Chain) -> list[dict[str, object]]:
         return foreign_chains.rules(self._rules.json(f"list chain {' '.join(chain.words)}"))

@@ -8,6 +8,8 @@ from typing import Any, Final
 from boxkeep_server.node.addresses import Plan
 
 TABLE: Final = "boxkeep"
+OWN_TABLES: Final = "boxkeep_"
+"""How the names of instances' tables on the host begin."""
 OF_SANDBOXES: Final = ("places", "internet", "named", "allowed", "cut")
 """The sets whose elements are of one sandbox each and begin with its link."""
 GUEST_PORT: Final = 7071
