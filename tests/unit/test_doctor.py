@@ -123,7 +123,7 @@ def test_rules_of_others_are_named_and_those_that_nobody_may_change_told() -> No
     chain = {"family": "ip", "table": "filter", "name": "FORWARD", "type": "filter", "hook": "forward"}
     docker = {"family": "ip", "table": "filter", "name": "DOCKER"}
     listed = json.dumps({"nftables": [{"chain": {**chain, "policy": "drop"}}, {"chain": docker}]})
-    assert network.judge_firewall("{}", "{}").seen == "nothing stops forwarded packets"
+    assert network.judge_firewall("{}", "{}").seen == "nothing drops packets"
     seen = network.judge_firewall('{"nftables": [{"table": {"family": "ip", "name": "filter"}}]}', listed)
     assert (seen.verdict, seen.seen) == ("ok", "docker, ip filter FORWARD drops")
     firewalld = {**chain, "family": "inet", "table": "firewalld", "name": "filter_FORWARD"}

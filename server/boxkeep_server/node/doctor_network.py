@@ -63,14 +63,16 @@ def judge_firewall(tables: str, chains: str) -> Finding:
     """From `nft -j list tables` and `nft -j list chains`: the node lets the uplink through rules of others."""
     names = {chain["name"] for chain in _parts(chains, "chain")}
     keepers = sorted({keeper for sign, keeper in _SIGNS.items() if sign in names})
-    forwarding = foreign_chains.forwarding(chains, OWN_TABLES, iptables=False)
-    dropping = [" ".join(chain.words) for chain in forwarding if chain.drops]
+    filtering = foreign_chains.filtering(chains, OWN_TABLES, iptables=False)
+    dropping = [" ".join(chain.words) for chain in filtering if chain.drops]
     locked = {table["name"] for table in _parts(tables, "table") if "owner" in table.get("flags", ())}
-    seen = ", ".join([*keepers, *(f"{words} drops" for words in dropping)]) or "nothing stops forwarded packets"
-    shut = sorted({chain.table for chain in forwarding} & locked)
+    seen = ", ".join([*keepers, *(f"{words} drops" for words in dropping)]) or "nothing drops packets"
+    shut = sorted({chain.table for chain in filtering} & locked)
     if not shut:
         return Finding("firewall", "ok", seen)
-    mend = f"Nobody but its owner may change the table {shut[0]}, so sandboxes may lack egress: with firewalld set "
+    mend = (
+        f"Nobody but its owner may change the table {shut[0]}, so that sandboxes may lack egress: with firewalld set "
+    )
     mend += "NftablesTableOwner=no in /etc/firewalld/firewalld.conf and restart it."
     return Finding("firewall", "lost", seen, mend)
 

@@ -23,7 +23,8 @@ class Firewall:
     """Rules for one uplink, of the network namespace that this process is in.
 
     A packet that one base chain drops is lost whatever the others say. So the uplink's are accepted at the head of
-    each that might: docker's and ufw's by iptables, firewalld's and an administrator's own by nft.
+    each that might, of what is passed on, and of what the host itself hears and says by it: docker's and ufw's by
+    iptables, firewalld's and an administrator's own by nft. What may pass the own table alone says, at each hook.
     """
 
     def __init__(
@@ -37,10 +38,16 @@ class Firewall:
         self.opened = tuple(opened)
         """Pairs of address and port that sandboxes reach on this host itself; `set` makes a change take effect."""
         # As iptables prints them.
-        self._wanted = (
-            f"-i {uplink} -j ACCEPT",
-            f"-o {uplink} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-        )
+        self._wanted = {
+            "input": (f"-i {uplink} -j ACCEPT",),
+            "forward": (f"-i {uplink} -j ACCEPT", f"-o {uplink} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"),
+            "output": (f"-o {uplink} -j ACCEPT",),
+        }
+        self._wanted_by_nft = {
+            "input": (f'iifname "{uplink}"',),
+            "forward": (f'iifname "{uplink}"', f'oifname "{uplink}" ct state established,related'),
+            "output": (f'oifname "{uplink}"',),
+        }
         self._as_set = ""
         self._told: set[Chain] = set()
 
@@ -89,8 +96,8 @@ class Firewall:
             (command, chain, rule)
             for command in _iptables()
             for rules in [_listed(command)]
-            for chain in _deciding(rules)
-            for rule in self._wanted
+            for hook, chain in _deciding(rules)
+            for rule in self._wanted[hook]
             if f"-A {chain} {rule}" not in rules
         ]
         for command, chain, rule in missing:
@@ -106,13 +113,12 @@ class Firewall:
         return changed
 
     def _insert(self, chain: Chain) -> bool:
-        head = f"insert rule {' '.join(chain.words)}"
-        accept = f'accept comment "{self._comment}"'
+        inserted = [
+            f'insert rule {" ".join(chain.words)} {what} accept comment "{self._comment}"\n'
+            for what in self._wanted_by_nft[chain.hook]
+        ]
         try:
-            self._rules.change(
-                f'{head} iifname "{self._uplink}" {accept}\n'
-                f'{head} oifname "{self._uplink}" ct state established,related {accept}\n'
-            )
+            self._rules.change("".join(inserted))
         except netns.CommandFailed as error:
             if chain not in self._told:
                 self._told.add(chain)
@@ -122,7 +128,7 @@ class Firewall:
 
     def _foreign_chains(self) -> list[Chain]:
         listed = self._rules.json("list chains")
-        return foreign_chains.forwarding(listed, nft.OWN_TABLES, shutil.which("iptables") is not None)
+        return foreign_chains.filtering(listed, nft.OWN_TABLES, shutil.which("iptables") is not None)
 
     def _rules_of(self, chain: Chain) -> list[dict[str, object]]:
         return foreign_chains.rules(self._rules.json(f"list chain {' '.join(chain.words)}"))
@@ -137,13 +143,16 @@ def _iptables() -> list[str]:
     return found
 
 
-def _deciding(rules: Sequence[str]) -> list[str]:
-    """The chain of iptables in which it is decided over forwarded packets, if there is any."""
+def _deciding(rules: Sequence[str]) -> list[tuple[str, str]]:
+    """The hooks at which iptables decides over packets, each with the chain in which we may have our say first."""
+    found = [
+        (hook, hook.upper())
+        for hook in foreign_chains.HOOKS
+        if f"-P {hook.upper()} DROP" in rules or any(rule.startswith(f"-A {hook.upper()} ") for rule in rules)
+    ]
     if "-N DOCKER-USER" in rules:
-        return ["DOCKER-USER"]
-    if "-P FORWARD DROP" in rules or any(rule.startswith("-A FORWARD ") for rule in rules):
-        return ["FORWARD"]
-    return []
+        return [(hook, "DOCKER-USER" if hook == "forward" else chain) for hook, chain in found]
+    return found
 
 
 def _listed(command: str) -> list[str]:

@@ -192,7 +192,8 @@ table inet {name} {{
   chain output {{
     type filter hook output priority filter; policy accept;
     oifname "{uplink}" ct state new meta skuid != {{ {", ".join(map(str, sorted(uids)))} }} reject
-    oifname "{uplink}" meta nfproto ipv4 ct state new {_MARK_DESTINATION}
+    oifname "{uplink}" meta nfproto ipv6 reject
+    oifname "{uplink}" ct state new {_MARK_DESTINATION}
   }}
   chain input {{
     type filter hook input priority filter; policy accept;
@@ -205,7 +206,8 @@ table inet {name} {{
     type filter hook forward priority filter; policy accept;
     oifname "{uplink}" ct state established,related accept
     oifname "{uplink}" reject
-    iifname "{uplink}" meta nfproto ipv4 ct state new {_MARK_SOURCE}
+    iifname "{uplink}" meta nfproto ipv6 reject
+    iifname "{uplink}" ct state new {_MARK_SOURCE}
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
