@@ -126,10 +126,11 @@ def test_rules_of_others_are_named_and_those_that_nobody_may_change_told() -> No
     assert network.judge_firewall("{}", "{}").seen == "nothing drops packets"
     seen = network.judge_firewall('{"nftables": [{"table": {"family": "ip", "name": "filter"}}]}', listed)
     assert (seen.verdict, seen.seen) == ("ok", "docker, ip filter FORWARD drops")
-    firewalld = {**chain, "family": "inet", "table": "firewalld", "name": "filter_FORWARD"}
-    owned = {"nftables": [{"table": {"family": "inet", "name": "firewalld", "flags": ["owner"]}}]}
-    seen = network.judge_firewall(json.dumps(owned), json.dumps({"nftables": [{"chain": firewalld}]}))
-    assert (seen.verdict, seen.seen) == ("lost", "firewalld")
+    for table, verdict in (("firewalld", "ok"), ("theirs", "lost")):
+        owned = {"nftables": [{"table": {"family": "inet", "name": table, "flags": ["owner"]}}]}
+        forward = {"nftables": [{"chain": {**chain, "family": "inet", "table": table, "name": "filter_FORWARD"}}]}
+        seen = network.judge_firewall(json.dumps(owned), json.dumps(forward))
+        assert (seen.verdict, seen.seen) == (verdict, "firewalld")
 
 
 def test_before_an_installation_the_systems_own_python_tells_what_is_fatal(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from boxkeep_server.node import foreign_chains
+from boxkeep_server.node import firewalld, foreign_chains
 from boxkeep_server.node.findings import Finding
 from boxkeep_server.node.nft import CONNECTIONS, OWN_TABLES
 
@@ -67,13 +67,12 @@ def judge_firewall(tables: str, chains: str) -> Finding:
     dropping = [" ".join(chain.words) for chain in filtering if chain.drops]
     locked = {table["name"] for table in _parts(tables, "table") if "owner" in table.get("flags", ())}
     seen = ", ".join([*keepers, *(f"{words} drops" for words in dropping)]) or "nothing drops packets"
-    shut = sorted({chain.table for chain in filtering} & locked)
+    shut = sorted({chain.table for chain in filtering} & locked - {firewalld.TABLE})
     if not shut:
         return Finding("firewall", "ok", seen)
     mend = (
-        f"Nobody but its owner may change the table {shut[0]}, so that sandboxes may lack egress: with firewalld set "
+        f"Nobody but its owner may change the table {shut[0]}: have that let the uplink through, or there is no egress."
     )
-    mend += "NftablesTableOwner=no in /etc/firewalld/firewalld.conf and restart it."
     return Finding("firewall", "lost", seen, mend)
 
 

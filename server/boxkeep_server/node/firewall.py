@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from boxkeep_server.node import foreign_chains, netns, nft
+from boxkeep_server.node import firewalld, foreign_chains, netns, nft
 from boxkeep_server.node.addresses import Plan
 from boxkeep_server.node.foreign_chains import Chain
 from boxkeep_server.node.nftables import Nftables
@@ -80,6 +80,9 @@ class Firewall:
         for one in self._foreign_chains():
             for handle in foreign_chains.handles(self._rules_of(one), self._comment):
                 self._rules.change(f"delete rule {' '.join(one.words)} handle {handle}")
+        if firewalld.runs() and self._is_known_to_firewalld():
+            with contextlib.suppress(netns.CommandFailed):
+                firewalld.forget(self._uplink)
 
     def _own_rules(self) -> str:
         try:
@@ -120,11 +123,26 @@ class Firewall:
         try:
             self._rules.change("".join(inserted))
         except netns.CommandFailed as error:
-            if chain not in self._told:
-                self._told.add(chain)
-                _log.warning("%s takes no rules, sandboxes may lack egress: %s", " ".join(chain.words), error)
-            return False
+            return self._asked_for(chain, error)
         return True
+
+    def _asked_for(self, chain: Chain, error: netns.CommandFailed) -> bool:
+        """Whether who keeps a chain that takes no rules was asked to let the uplink through, and does."""
+        if chain.table == firewalld.TABLE and firewalld.runs():
+            if self._is_known_to_firewalld():
+                return False
+            with contextlib.suppress(netns.CommandFailed):
+                firewalld.trust(self._uplink)
+                return True
+        if chain not in self._told:
+            self._told.add(chain)
+            _log.warning("%s takes no rules, sandboxes may lack egress: %s", " ".join(chain.words), error)
+        return False
+
+    def _is_known_to_firewalld(self) -> bool:
+        with contextlib.suppress(netns.CommandFailed):
+            return f'"{self._uplink}"' in self._rules.text(f"list table inet {firewalld.TABLE}")
+        return False
 
     def _foreign_chains(self) -> list[Chain]:
         listed = self._rules.json("list chains")

@@ -14,6 +14,7 @@ from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import NetworkWish
 from boxkeep_server.node import netns
 from boxkeep_server.node.network import Network
+from boxkeep_server.node.nftables import Nftables
 from tests.system.network.world import (
     HOST,
     OPENED,
@@ -172,6 +173,35 @@ async def test_under_rules_of_others_all_goes_on_and_theirs_are_left_as_they_wer
         mirror.close()
         await network.teardown()
         assert netns.run(["nft", "--stateless", "list", "ruleset"]) == before
+
+
+async def test_where_firewalld_owns_its_table_it_is_asked_to_trust_the_uplink(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = _with_a_firewalld_that_is_asked(tmp_path, monkeypatch)
+    box = await boxed(network, 3, NetworkWish())
+    firewalld = Nftables()  # whoever makes such a table is its owner as long as they live
+    chain = "chain f {\ntype filter hook forward priority 10; policy drop;\nct state established accept\n}"
+    firewalld.change(f"table inet firewalld {{\nflags owner\n{chain}\n}}\n")
+    await network.check()
+    assert asked.read_text() == "--quiet --zone=trusted --change-interface=uhneth\n"
+    firewalld.change('add rule inet firewalld f iifname "uhneth" accept')
+    assert inside(box, lambda: dial(PUBLIC)) == "hello"
+    await network.check()
+    assert len(asked.read_text().splitlines()) == 1
+    await network.teardown()
+    assert asked.read_text().splitlines()[1:] == ["--quiet --zone=trusted --remove-interface=uhneth"]
+    firewalld.close()
+
+
+def _with_a_firewalld_that_is_asked(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a program in firewalld's place that only writes down what it is asked; where it does."""
+    asked, program = directory / "asked", directory / "bin" / "firewall-cmd"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >>{asked}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    return asked
 
 
 @pytest.mark.parametrize("hook", ["input", "output"])
