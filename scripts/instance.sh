@@ -118,6 +118,8 @@ install_all() {
   install -d -m 0755 "$opt/bin" /var/lib/boxkeep /run/boxkeep /var/log/boxkeep
   install -d -m 0711 "$lib" "$run"
   install -d -m 0755 "$log"
+  # Moved here from a machine where the account has another number; where it is its own already, nobody follows its links.
+  [ ! -d "$lib/control" ] || [ "$(stat -c %U "$lib/control")" = "$account" ] || chown -RP "$account:$account" "$lib/control"
   install -d -m 0700 -o "$account" -g "$account" "$lib/control"
   "$clone/scripts/venv.sh" "$opt/venv" server.txt
   if ! "$clone/scripts/runtime.sh" "$opt/bin" >/dev/null 2>"$log/runsc.log"; then
