@@ -109,7 +109,7 @@ check_host() { # Before anything is installed: what no installation mends, by th
   "$clone/scripts/packages.sh" python3
   /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed"
   PYTHONPATH=$clone/server PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m boxkeep_server.node.before_install \
-    "$config" "$instance" "$subnet" || die "this machine cannot run Boxkeep as it is: see FATAL above; nothing was installed"
+    "$config" "$instance" "$subnet" || die "this machine cannot run Boxkeep as it is: see above; nothing was installed"
 }
 
 install_all() {

@@ -146,6 +146,12 @@ def test_before_an_installation_the_systems_own_python_tells_what_is_fatal(tmp_p
     assert "ok   " not in seen.stdout
 
 
+def test_settings_that_are_no_toml_are_told_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "main.toml").write_text("subnet = ")
+    assert before_install.main(tmp_path / "main.toml", "some", "10.250.0.0/16") == 2
+    assert "main.toml is not TOML" in capsys.readouterr().err
+
+
 def test_settings_that_are_not_there_yet_are_those_of_the_command_line() -> None:
     assert before_install.wanted({}, "some", "10.250.0.0/16") == Wanted(
         "some", "10.250.0.0/16", Path("/var/lib/boxkeep/some")

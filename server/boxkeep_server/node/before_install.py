@@ -1,7 +1,7 @@
 """Whether this host can carry an installation, asked before anything is installed: by the system's own Python.
 
-`python3 -m boxkeep_server.node.before_install FILE INSTANCE SUBNET`: what the settings in FILE say goes.
-FILE need not be there. Prints what is not well; ends with 1 where Boxkeep cannot run.
+`python3 -m boxkeep_server.node.before_install FILE INSTANCE SUBNET`: what the settings in FILE say goes; it
+need not be there. Prints what is not well; ends with 1 where Boxkeep cannot run, with 2 where FILE is not TOML.
 """
 
 import sys
@@ -24,7 +24,11 @@ def wanted(settings: Mapping[str, Any], instance: str, subnet: str) -> Wanted:
 
 def main(file: Path, instance: str, subnet: str) -> int:
     """The program; its exit code."""
-    settings = tomllib.loads(file.read_text()) if file.exists() else {}
+    try:
+        settings = tomllib.loads(file.read_text()) if file.exists() else {}
+    except tomllib.TOMLDecodeError as error:
+        sys.stderr.write(f"{file} is not TOML: {error}\n")
+        return 2
     unwell = [one for one in examine_host(wanted(settings, instance, subnet)) if one.mend]
     if unwell:
         sys.stdout.write(f"{render(unwell)}\n")
