@@ -40,13 +40,13 @@ is_current() { # NAME: whether the service that runs is of what is installed now
 
 wait_ready() {
   local name
-  for _ in $(seq 3000); do # images are unpacked first, which takes a slow machine minutes
+  for _ in $(seq 1000); do # images are unpacked first, which takes a slow machine minutes
     [ "$(curl -s -o /dev/null -w '%{http_code}' "$url/readyz" || true)" = 200 ] && return
     for name in node serve; do
       lives $name || die "the service $name has stopped; its last words:
 $("${services}_said" $name)"
     done
-    sleep 0.1
+    sleep 0.3
   done
   die "not ready within five minutes: $(curl -s "$url/readyz"); logs: $("${services}_logs")"
 }
