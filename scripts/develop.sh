@@ -12,7 +12,7 @@ export TEST_CACHE=$cache
 cd "$clone"
 
 packages=(btrfs-progs ca-certificates chromium curl ffmpeg iproute2 iptables mmdebstrap nftables postgresql procps python3
-  python3-venv runc tigervnc-standalone-server util-linux x11-xserver-utils zstd)
+  python3-venv runc systemd tigervnc-standalone-server util-linux x11-xserver-utils zstd)
 
 say() { printf '\n== %s\n' "$*"; }
 

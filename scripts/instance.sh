@@ -13,6 +13,7 @@ lib=/var/lib/boxkeep/$instance
 run=/run/boxkeep/$instance
 log=/var/log/boxkeep/$instance
 config=/etc/boxkeep/$instance.toml
+environment=/etc/boxkeep/$instance.env
 url=http://127.0.0.1:$port
 account=boxkeep
 lock=/run/lock/boxkeep-$instance.lock
@@ -23,53 +24,31 @@ die() { printf 'boxkeep: %s\n' "$*" >&2; exit 1; }
 boxkeep() { BOXKEEP_CONFIG=$config PATH=$opt/bin:$PATH "$opt/venv/bin/boxkeep" "$@"; }
 need_root() { [ "$(id -u)" = 0 ] || die "run it as root"; }
 
-lives() { # NAME: whether the service's process of this instance lives
-  local pid
-  pid=$(cat "$run/$1.pid" 2>/dev/null) && [ -n "$pid" ] &&
-    grep -qzxF "$opt/venv/bin/boxkeep" "/proc/$pid/cmdline" 2>/dev/null && grep -qzxF "$1" "/proc/$pid/cmdline" 2>/dev/null
-}
+# Where systemd is init the services are its units, else processes of their own; both ways have the same functions.
+. "$clone/scripts/services_detached.sh"
+. "$clone/scripts/services_systemd.sh"
+services=detached
+[ ! -d /run/systemd/system ] || services=systemd
 
-is_current() { # NAME: whether the service's process is of what is installed now
+lives() { "${services}_lives" "$1"; } # NAME: whether the service of this instance runs
+start() { "${services}_start" "$1"; } # NAME
+stop() { "${services}_stop" "$1"; } # NAME
+
+is_current() { # NAME: whether the service that runs is of what is installed now
   lives "$1" && cmp -s "$run/$1.version" "$opt/venv/boxkeep.stamp"
 }
 
-start() { # NAME
-  lives "$1" && return
-  local size
-  size=$(stat -c %s "$log/$1.log" 2>/dev/null || echo 0)
-  [ "$size" -lt 52428800 ] || mv "$log/$1.log" "$log/$1.log.1"
-  cp "$opt/venv/boxkeep.stamp" "$run/$1.version"
-  BOXKEEP_CONFIG=$config PATH=$opt/bin:$PATH setsid "$opt/venv/bin/boxkeep" "$1" </dev/null >>"$log/$1.log" 2>&1 9>&- &
-  echo $! >"$run/$1.pid"
-}
-
-stop() { # NAME
-  local pid
-  if lives "$1"; then
-    pid=$(cat "$run/$1.pid")
-    kill -TERM "$pid"
-    for _ in $(seq 150); do
-      lives "$1" || break
-      sleep 0.1
-    done
-    if lives "$1"; then
-      kill -KILL "$pid"
-      while lives "$1"; do sleep 0.1; done
-    fi
-  fi
-  rm -f "$run/$1.pid"
-}
-
 wait_ready() {
-  for _ in $(seq 600); do
+  local name
+  for _ in $(seq 1000); do # images are unpacked first, which takes a slow machine minutes
     [ "$(curl -s -o /dev/null -w '%{http_code}' "$url/readyz" || true)" = 200 ] && return
-    lives node || die "the node has stopped; the end of $log/node.log:
-$(tail -n 15 "$log/node.log")"
-    lives serve || die "the control plane has stopped; the end of $log/serve.log:
-$(tail -n 15 "$log/serve.log")"
-    sleep 0.1
+    for name in node serve; do
+      lives $name || die "the service $name has stopped; its last words:
+$("${services}_said" $name)"
+    done
+    sleep 0.3
   done
-  die "not ready within a minute: $(curl -s "$url/readyz"); logs are in $log"
+  die "not ready within five minutes: $(curl -s "$url/readyz"); logs: $("${services}_logs")"
 }
 
 capabilities() { # the line of the settings that CAPABILITIES stand for
@@ -99,6 +78,18 @@ TOML
   mv "$config.new" "$config"
 }
 
+write_environment() { # What services are to know of the mirrors and proxies that this shell goes by.
+  [ -e "$environment" ] && return
+  local name
+  (
+    umask 077
+    for name in $(compgen -e | grep -iE '^(https?_proxy|no_proxy|all_proxy|pip_.*|npm_config_.*)$'); do
+      printf '%s=%q\n' "$name" "${!name}"
+    done >"$environment.new"
+  )
+  mv "$environment.new" "$environment"
+}
+
 read_config() { # The settings are the operator's once they are written: what they say goes.
   local written
   [ -e "$config" ] || return 0
@@ -114,18 +105,28 @@ read_config() { # The settings are the operator's once they are written: what th
   preview_port=${preview_port:-7072}
 }
 
+check_host() { # Before anything is installed: what no installation mends, by the system's own Python.
+  "$clone/scripts/packages.sh" python3
+  /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed"
+  PYTHONPATH=$clone/server PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m boxkeep_server.node.before_install \
+    "$config" "$instance" "$subnet" || die "this machine cannot run Boxkeep as it is: see above; nothing was installed"
+}
+
 install_all() {
   "$clone/scripts/packages.sh" "${packages[@]}"
   id "$account" >/dev/null 2>&1 || useradd --system --user-group --no-create-home --shell /usr/sbin/nologin "$account"
   install -d -m 0755 "$opt/bin" /var/lib/boxkeep /run/boxkeep /var/log/boxkeep
   install -d -m 0711 "$lib" "$run"
   install -d -m 0755 "$log"
+  # Moved here from a machine where the account has another number; where it is its own already, nobody follows its links.
+  [ ! -d "$lib/control" ] || [ "$(stat -c %U "$lib/control")" = "$account" ] || chown -RP "$account:$account" "$lib/control"
   install -d -m 0700 -o "$account" -g "$account" "$lib/control"
   "$clone/scripts/venv.sh" "$opt/venv" server.txt
   if ! "$clone/scripts/runtime.sh" "$opt/bin" >/dev/null 2>"$log/runsc.log"; then
     say "!! no runsc could be had (see $log/runsc.log): there is runc alone, tenants share this host's kernel" >&2
   fi
   write_config
+  write_environment
   if [ "$instance" = main ]; then
     printf '#!/bin/sh\nexport BOXKEEP_CONFIG=${BOXKEEP_CONFIG:-%s} PATH=%s:$PATH\nexec %s "$@"\n' \
       "$config" "$opt/bin" "$opt/venv/bin/boxkeep" >/usr/local/bin/boxkeep
@@ -142,10 +143,13 @@ key() {
 }
 
 up() {
+  read_config
+  check_host
   install_all
   read_config
   boxkeep doctor || die "this machine cannot run Boxkeep as it is: see FATAL above"
   boxkeep images build
+  "${services}_install"
   for name in serve node; do
     is_current $name || stop $name
   done
@@ -159,7 +163,7 @@ up() {
   say "Boxkeep runs on $url"
   say "  previews: http://<port>-<sandbox id>.localhost:${preview_port}"
   say "  API key:  $key   (organisation local, unlimited; kept in $lib/key)"
-  say "  logs:     $log/serve.log $log/node.log"
+  say "  logs:     $("${services}_logs")"
   [ $tried = 0 ] || die "not every sandbox did what it should: see FAILED above"
 }
 
@@ -202,7 +206,8 @@ purge() {
   elif remains; then
     die "the programs in $opt are gone, but machines are not, so nothing was removed: run \`make up\` first"
   fi
-  rm -rf --one-file-system "$run" "$opt" "$lib" "$log" "$config"
+  "${services}_forget"
+  rm -rf --one-file-system "$run" "$opt" "$lib" "$log" "$config" "$environment"
   [ "$instance" != main ] || rm -f /usr/local/bin/boxkeep
   rmdir --ignore-fail-on-non-empty /opt/boxkeep /var/lib/boxkeep /run/boxkeep /var/log/boxkeep /etc/boxkeep 2>/dev/null || true
   say "purged"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from boxkeep_server.guestwire import GuestAddress, GuestPool
-from boxkeep_server.node.bundle import Bundle, BundleError, build_bundle
+from boxkeep_server.node.bundle import Bundle, BundleError, build_bundle, python_of
 from tests.guests import GUEST, free_port, process_id
 
 pytest_plugins = ["tests.guest_fixtures"]
@@ -54,6 +54,19 @@ def test_it_is_small_and_compiled(bundle: Bundle) -> None:
     assert sum(path.stat().st_size for path in files) < 40_000_000
     sources = [path for path in files if path.suffix == ".py"]
     assert len(sources) == len([path for path in files if path.suffix == ".pyc"])
+
+
+@pytest.mark.parametrize(
+    ("link", "found"), [("python3.11", True), ("python3.13", True), ("python3.9", False), ("../../etc/shadow", False)]
+)
+def test_the_python_is_the_trees_own_if_it_is_new_enough(tmp_path: Path, link: str, found: bool) -> None:
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    (tmp_path / "usr/bin/python3").symlink_to(link)
+    if found:
+        assert python_of(tmp_path) == link
+    else:
+        with pytest.raises(BundleError, match=r"is not a Python 3\.11 or newer"):
+            python_of(tmp_path)
 
 
 def test_a_tree_without_an_interpreter_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import itertools
 import os
 import subprocess
 import sys
@@ -63,6 +64,20 @@ def test_the_space_can_be_destroyed_twice_and_made_anew(run: Path) -> None:
     outside(run, "space.destroy(); space.destroy()")
     assert outside(run, "print(space.exists(), [m.target for m in mounts() if str(run) in m.target])") == "False []\n"
     assert outside(run, "space.enter(); print('in')") == "in\n"
+
+
+def test_within_a_container_a_space_is_made_whichever_processor_that_and_we_are_on(run: Path) -> None:
+    processors = sorted(os.sched_getaffinity(0))[:2]
+    for container, ours in itertools.product(processors, repeat=2):
+        said = outside(
+            run,
+            "everywhere = os.sched_getaffinity(0)\n"
+            f"os.sched_setaffinity(0, {{{container}}}); syscalls.unshare(syscalls.CLONE_NEWNS)\n"
+            "syscalls.mount(None, '/', None, syscalls.MS_REC | syscalls.MS_PRIVATE)\n"
+            f"os.sched_setaffinity(0, {{{ours}}}); os.sched_setaffinity(0, everywhere)\n"
+            "space.enter(); print(os.sched_getaffinity(0) == everywhere)",
+        )
+        assert said == "True\n", (container, ours)
 
 
 def test_many_that_enter_at_once_meet_in_one_space(run: Path) -> None:

@@ -5,6 +5,7 @@ import base64
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,19 @@ async def test_a_node_told_to_stop_leaves_its_machines(node: Node) -> None:
     assert (await node.run(claim, "echo here"))[1] == "here\n"
     await node.start()
     assert (await node.get(claim)).state == "running"
+
+
+async def test_as_the_host_goes_down_machines_are_killed_at_once_and_found_dead(node: Node) -> None:
+    claims = [await node.claim(isolation) for isolation in ("runc", "runsc")]
+    await node.stop(signal.SIGTERM)
+    halt = [sys.executable, "-m", "boxkeep.cli", "halt"]
+    told = {**environment(), "BOXKEEP_INSTANCE": INSTANCE, "PYTHONPATH": os.pathsep.join(sys.path)}
+    await asyncio.to_thread(subprocess.run, halt, env=told, cwd=ROOT, check=True, timeout=READY_S)
+    await node.start()
+    for claim in claims:
+        assert (await node.death_of(claim)).reason == "exited"
+        await node.release(claim)
+    assert seen_in_kernel() == NOTHING
 
 
 async def test_only_one_node_of_an_instance_lives(node: Node) -> None:

@@ -127,7 +127,7 @@ def chain(family: str, table: str, name: str, hook: str = "forward", kind: str =
     return {"chain": {"family": family, "table": table, "name": name, "hook": hook, "type": kind, "policy": "drop"}}
 
 
-def test_only_chains_of_others_that_filter_forwarded_packets_are_looked_at() -> None:
+def test_only_chains_of_others_that_filter_what_the_host_hears_passes_on_and_says_are_looked_at() -> None:
     listed = json.dumps(
         {
             "nftables": [
@@ -137,22 +137,24 @@ def test_only_chains_of_others_that_filter_forwarded_packets_are_looked_at() -> 
                 chain("ip6", "filter", "FORWARD"),
                 chain("inet", "boxkeep_main", "forward"),
                 chain("inet", "filter", "input", hook="input"),
+                chain("inet", "filter", "early", hook="prerouting"),
+                chain("ip", "nat", "out", hook="output", kind="nat"),
                 {"chain": {"family": "inet", "table": "filter", "name": "plain"}},
             ]
         }
     )
-    found = [one.table for one in foreign_chains.forwarding(listed, "boxkeep_", iptables=True)]
-    assert found == ["firewalld"]
-    assert len(foreign_chains.forwarding(listed, "boxkeep_", iptables=False)) == 2
+    found = [one.table for one in foreign_chains.filtering(listed, "boxkeep_", iptables=True)]
+    assert found == ["firewalld", "filter"]
+    assert len(foreign_chains.filtering(listed, "boxkeep_", iptables=False)) == 3
 
 
 @pytest.mark.parametrize(
     ("expression", "stops"), [({"counter": {}}, False), ({"reject": {}}, True), ({"jump": {}}, True)]
 )
 def test_a_chain_that_only_counts_stops_nothing(expression: dict[str, object], stops: bool) -> None:
-    one = foreign_chains.Chain("inet", "t", "c", drops=False)
+    one = foreign_chains.Chain("inet", "t", "c", "forward", drops=False)
     assert foreign_chains.stops(one, [{"expr": [expression]}]) is stops
-    assert foreign_chains.stops(foreign_chains.Chain("inet", "t", "c", drops=True), [])
+    assert foreign_chains.stops(foreign_chains.Chain("inet", "t", "c", "forward", drops=True), [])
 
 
 def test_a_failed_answer_differs_from_its_query_in_two_bits_of_meaning() -> None:

@@ -9,6 +9,7 @@ import typer
 from boxkeep_server.cli.session import fail, need_root, settings
 from boxkeep_server.model.node_api import Leaks
 from boxkeep_server.node import doctor as host
+from boxkeep_server.node.findings import render
 
 
 def doctor(
@@ -20,11 +21,12 @@ def doctor(
     if leaks:
         _show_leaks(as_json)
         return
-    findings = host.examine(settings())
+    read = settings()
+    findings = host.examine(host.Wanted(read.instance, read.node.subnet, read.lib, read.node.isolations))
     if as_json:
         typer.echo(json.dumps({"findings": [one.plain() for one in findings]}))
     else:
-        typer.echo(host.render(findings))
+        typer.echo(render(findings))
     if any(one.fatal for one in findings):
         raise SystemExit(1)
 

@@ -14,7 +14,7 @@ import typer
 
 from boxkeep_server.cli.session import fail, settings
 from boxkeep_server.model.sandboxes import RUNTIMES
-from boxkeep_server.node.doctor import judge_runtimes
+from boxkeep_server.node.doctor import examine_runtimes
 from boxkeep_server.settings import Settings
 
 LINES: Final = {
@@ -68,7 +68,7 @@ def trial(
         caller = Caller(_url(read), file.read_text().strip())
     except OSError as error:
         fail(f"the key cannot be read: {error}")
-    isolations = [one.subject for one in judge_runtimes(read) if one.verdict == "ok"]
+    isolations = [one.subject for one in examine_runtimes(read.node.isolations) if one.verdict == "ok"]
     kinds = [(runtime, isolation) for isolation in isolations for runtime in RUNTIMES]
     with ThreadPoolExecutor(len(kinds) or 1) as threads:
         seen = list(threads.map(lambda kind: _said(caller, *kind), kinds))

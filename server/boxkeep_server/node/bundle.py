@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from boxkeep_server.node.elf import needed_libraries, program_interpreter
 
-PYTHON = "python3.11"
+OLDEST_PYTHON = 11
 PACKAGES = ("python3-minimal", "libpython3-stdlib")
 _LIBRARY_DIRECTORIES = (
     "lib/x86_64-linux-gnu",
@@ -112,7 +113,7 @@ class Bundle:
 
 
 def build_bundle(target: Path, guest: Path, tree: Path = Path("/")) -> Bundle:
-    """Build the bundle below `target` from a Debian `tree` with python3.11 and the `guest` package directory, which has
+    """Build the bundle below `target` from a Debian `tree` with its Python and the `guest` package directory, which has
     those of its companions beside it.
 
     The same input gives the same digest; one that is there already is left alone. Only whole bundles ever appear.
@@ -178,9 +179,7 @@ def _assemble(building: Path, guest: Path, tree: Path) -> None:
     libraries.mkdir()
     python = building / "py" / "bin" / "python3"
     python.parent.mkdir(parents=True)
-    source = tree / "usr" / "bin" / PYTHON
-    if not source.exists():
-        raise BundleError(f"{tree} has no usr/bin/{PYTHON}")
+    source = tree / "usr" / "bin" / python_of(tree)
     shutil.copyfile(source, python)
     python.chmod(0o755)
     shutil.copyfile(_resolve(tree, program_interpreter(source).lstrip("/")), libraries / "ld.so")
@@ -192,8 +191,21 @@ def _assemble(building: Path, guest: Path, tree: Path) -> None:
     for part in ("py/lib", "guest", "programs"):
         _run_python(building, tree, _COMPILE, str(building / part))
     _run_python(
-        building, tree, _PACK, *(str(building / part) for part in ("guest/modules", f"py/lib/{PYTHON}", "guest"))
+        building, tree, _PACK, *(str(building / part) for part in ("guest/modules", f"py/lib/{source.name}", "guest"))
     )
+
+
+def python_of(tree: Path) -> str:
+    """The Python of a tree, such as `python3.11`.
+
+    Raises:
+        BundleError: it has none, or one that is too old.
+    """
+    link = tree / "usr" / "bin" / "python3"
+    name = link.readlink().name if link.is_symlink() else ""
+    if not re.fullmatch(r"python3\.\d+", name) or int(name.removeprefix("python3.")) < OLDEST_PYTHON:
+        raise BundleError(f"{link} is not a Python 3.{OLDEST_PYTHON} or newer, but {name or 'no link'}")
+    return name
 
 
 def _copy_programs(building: Path, packages: Path) -> None:
@@ -260,7 +272,7 @@ def _resolve(tree: Path, inside: str) -> Path:
 
 def _used_modules(building: Path, guest: Path, tree: Path) -> list[Path]:
     """The files, relative to the standard library, that the guest loads when all of it is imported."""
-    library = tree / "usr" / "lib" / PYTHON
+    library = _library(tree)
     found = []
     given = (str(guest.parent), str(building / "programs"), ",".join(_PROGRAMS.values()))
     for line in _run_python(building, tree, _PROBE, *given, *_STARTUP_MODULES).splitlines():
@@ -272,9 +284,13 @@ def _used_modules(building: Path, guest: Path, tree: Path) -> list[Path]:
     return found
 
 
+def _library(tree: Path) -> Path:
+    return tree / "usr" / "lib" / python_of(tree)
+
+
 def _copy_modules(building: Path, guest: Path, tree: Path, modules: list[Path]) -> None:
-    library = tree / "usr" / "lib" / PYTHON
-    place = building / "py" / "lib" / PYTHON
+    library = _library(tree)
+    place = building / "py" / "lib" / library.name
     (place / "lib-dynload").mkdir(parents=True)
     for module in modules:
         copy = place / module
@@ -286,7 +302,7 @@ def _copy_modules(building: Path, guest: Path, tree: Path, modules: list[Path]) 
 
 def _run_python(building: Path, tree: Path, program: str, *arguments: str) -> str:
     """Run a program with the tree's interpreter and whole standard library; what it prints."""
-    library = tree / "usr" / "lib" / PYTHON
+    library = _library(tree)
     paths = ":".join(str(tree / directory) for directory in _LIBRARY_DIRECTORIES if (tree / directory).is_dir())
     head = f"import sys; sys.path[:] = [{str(library)!r}, {str(library / 'lib-dynload')!r}]\n"
     loader = [str(building / "lib" / "ld.so"), "--library-path", f"{building / 'lib'}:{paths}"]

@@ -230,6 +230,11 @@ class Cgroups:
             _try_write(self._layout.v1[controller] / path / file, value)
 
 
+def host_cgroups(instance: str) -> Cgroups:
+    """Those of an instance on this host."""
+    return Cgroups(layout(Path("/proc/mounts").read_text()), f"boxkeep-{instance}")
+
+
 def _try_write(file: Path, value: str) -> None:
     """Write a cgroup file where this kernel has it."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):

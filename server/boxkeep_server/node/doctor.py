@@ -1,6 +1,6 @@
-"""What this host can and cannot do for Boxkeep, and how to mend it."""
+"""What this host can and cannot do for Boxkeep, and how to mend it; by the standard library alone."""
 
-import ipaddress
+import ctypes
 import json
 import os
 import platform
@@ -9,68 +9,79 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from boxkeep_server.node.cgroups import layout
+from boxkeep_server.node import doctor_network as network
+from boxkeep_server.node.cgroups import Layout, layout
+from boxkeep_server.node.findings import Finding, Verdict
 from boxkeep_server.node.mirrors import Mirror, configured
-from boxkeep_server.node.nft import CONNECTIONS
-from boxkeep_server.settings import Settings
 
 GIB: Final = 1 << 30
 LEAST_KERNEL: Final = (5, 19)
 LEAST_DISK_GIB: Final = 15
-LONGEST_SUBNET: Final = 28
 _EARLIEST_S: Final = 1_767_225_600
 """The beginning of 2026: this program is younger."""
-LEAST_RUNC: Final = (1, 1)
+LEAST_RUNC: Final = "1.1"
+LEAST_RUNSC: Final = "20240101"
+RESOLVERS: Final = Path("/etc/resolv.conf")
 PROGRAMS: Final = {"ip": "iproute2", "nft": "nftables", "mkfs.btrfs": "btrfs-progs", "mmdebstrap": "mmdebstrap"}
-
-Verdict = Literal["ok", "lost", "fatal"]
+_UNSYNCHRONISED: Final = 0x40
+_TIMEX: Final = 208
+"""Bytes of the kernel's struct timex, at 40 of which is its status."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at; `mend` says what to do and what is lost without it, empty when all is well."""
+class Wanted:
+    """What an installation is to be, as far as the host has to have room for it. `lib` is its data's directory."""
 
-    subject: str
-    verdict: Verdict
-    seen: str
-    mend: str = ""
-
-    @property
-    def fatal(self) -> bool:
-        """Whether Boxkeep cannot run because of it."""
-        return self.verdict == "fatal"
-
-    def plain(self) -> dict[str, str]:
-        """The same as a JSON object."""
-        return asdict(self)
+    instance: str
+    subnet: str
+    lib: Path
+    isolations: tuple[str, ...] = ("runsc", "runc")
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Look at everything. Reads only."""
+def examine_host(wanted: Wanted) -> list[Finding]:
+    """Look at what no installation changes. Reads only, but for modules of the kernel, which are loaded."""
+    mounted = Path("/proc/self/mountinfo").read_text(errors="replace")
+    cgroups = layout(Path("/proc/mounts").read_text())
     return [
         judge_root(os.geteuid()),
         judge_kernel(platform.release()),
-        *(judge_program(name, package, shutil.which(name)) for name, package in PROGRAMS.items()),
+        judge_init(Path("/run/systemd/system").is_dir(), shutil.which("systemctl") is not None),
         *(judge_file_system(name, Path("/proc/filesystems").read_text()) for name in ("overlay", "btrfs")),
         judge_loop(Path("/dev/loop-control").exists()),
         judge_namespaces(*_namespaces()),
-        judge_cgroups(),
-        *judge_runtimes(settings),
-        judge_disk(_free_gib(settings.lib_root), (settings.lib / "pool.img").exists()),
+        judge_proc(mounted),
+        judge_inner_users(_number(_APPARMOR), _number(_CLONE)),
+        judge_cgroups(cgroups, all(os.access(hierarchy, os.W_OK) for hierarchy in cgroups.hierarchies())),
+        judge_disk(_free_gib(wanted.lib), (wanted.lib / "pool.img").exists()),
         judge_memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         judge_pids(int(Path("/proc/sys/kernel/pid_max").read_text())),
         judge_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
-        judge_connections(_number(Path("/proc/sys/net/netfilter/nf_conntrack_max"))),
-        judge_subnet(settings.node.subnet, f"u{settings.instance}h", _routes()),
-        judge_resolver(Path("/etc/resolv.conf")),
-        judge_clock(time.time()),
+        network.judge_connections(_number(Path("/proc/sys/net/netfilter/nf_conntrack_max"))),
+        network.judge_subnet(wanted.subnet, f"u{wanted.instance}h", _taken()),
+        network.judge_resolver(RESOLVERS),
+        network.judge_firewall(_rules("tables"), _rules("chains")),
+        judge_clock(time.time(), _clock_is_kept()),
         judge_sources(configured(Path("/etc"), Path("/nonexistent"), {})),
     ]
+
+
+def examine(wanted: Wanted) -> list[Finding]:
+    """Look at everything, what `make up` installs included."""
+    return [
+        *examine_host(wanted),
+        *(judge_program(name, package, shutil.which(name)) for name, package in PROGRAMS.items()),
+        *examine_runtimes(wanted.isolations),
+    ]
+
+
+def examine_runtimes(isolations: Sequence[str]) -> list[Finding]:
+    """Look at the runtimes of the isolations that are allowed."""
+    return judge_runtimes({name: _version(name) for name in isolations})
 
 
 def judge_root(uid: int) -> Finding:
@@ -98,7 +109,7 @@ def judge_program(name: str, package: str, found: str | None) -> Finding:
 def judge_file_system(name: str, listed: str) -> Finding:
     """File systems of the kernel; a module that is not loaded yet counts."""
     loaded = re.search(rf"\b{name}$", listed, re.MULTILINE) is not None
-    if loaded or subprocess.run(["modprobe", "--quiet", name], check=False).returncode == 0:
+    if loaded or (shutil.which("modprobe") and _ran(["modprobe", "--quiet", name]) is not None):
         return Finding(name, "ok", "in the kernel")
     return Finding(name, "fatal", "not in this kernel", f"Use a kernel with {name}; sandboxes' disks need it.")
 
@@ -110,35 +121,83 @@ def judge_loop(there: bool) -> Finding:
     return Finding("loop devices", "fatal", "none", "modprobe loop; inside a container, let it have loop devices.")
 
 
-def judge_cgroups() -> Finding:
+def judge_init(systemd_runs: bool, systemd_is_there: bool) -> Finding:
+    """Who starts the services."""
+    if systemd_runs:
+        return Finding("init", "ok", "systemd")
+    seen = "systemd is installed and not running" if systemd_is_there else "no systemd"
+    return Finding("init", "lost", seen, "Run `make up` after each reboot: nothing else starts the services.")
+
+
+def judge_proc(mountinfo: str) -> Finding:
+    """runc's machines mount a /proc of their own, which the kernel refuses where every one here is partly covered."""
+    lines = [line.split(" ") for line in mountinfo.splitlines()]
+    targets = [words[4] for words in lines]
+    whole = [words[4] for words in lines if words[words.index("-") + 1] == "proc"]
+    covered = {root: [t for t in targets if t.startswith(f"{root}/") and not t.endswith(_EMPTY)] for root in whole}
+    if not covered or not all(covered.values()):
+        return Finding("proc", "ok", "whole")
+    first = next(iter(covered.values()))[0]
+    mend = "Unmount it, or turn lxcfs off for this container; without a whole /proc there is runsc alone."
+    return Finding("proc", "lost", f"{first} is mounted over", mend)
+
+
+_EMPTY: Final = ("/binfmt_misc", "/nfsd")
+"""Directories of /proc that are there to be mounted over."""
+_APPARMOR: Final = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+_CLONE: Final = Path("/proc/sys/kernel/unprivileged_userns_clone")
+
+
+def judge_inner_users(apparmor: int | None, clone: int | None) -> Finding:
+    """Chromium within runc makes user namespaces, without any right there; all that we make ourselves root makes."""
+    if apparmor in (None, 0) and clone in (None, 1):
+        return Finding("inner users", "ok", "allowed")
+    name = _CLONE.name if clone == 0 else _APPARMOR.name
+    mend = f"sysctl kernel.{name}={int(clone == 0)}; without it browsers run under runsc alone."
+    return Finding("inner users", "lost", f"kernel.{name} forbids them", mend)
+
+
+def judge_cgroups(found: Layout, writable: bool) -> Finding:
     """Ceilings are cgroups: version 1, 2 or both."""
-    found = layout(Path("/proc/mounts").read_text())
     if found.unified:
         controllers = set((found.v2 / "cgroup.controllers").read_text().split()) if found.v2 else set()
     else:
         controllers = set(found.v1)
     missing = {"memory", "cpu", "pids"} - controllers
     kind = "version 2" if found.unified else "version 1 or hybrid"
-    if not missing:
-        return Finding("cgroups", "ok", kind)
-    lacking = ", ".join(sorted(missing))
-    return Finding(
-        "cgroups", "fatal", f"{kind}, without {lacking}", f"Let the kernel and the container have {lacking}."
-    )
+    if missing:
+        lacking = ", ".join(sorted(missing))
+        mend = f"Let the kernel and the container have {lacking}."
+        return Finding("cgroups", "fatal", f"{kind}, without {lacking}", mend)
+    if not writable:
+        return Finding("cgroups", "fatal", f"{kind}, read-only", "Let the container write its cgroups.")
+    return Finding("cgroups", "ok", kind)
 
 
-def judge_runtimes(settings: Settings) -> list[Finding]:
-    """runsc and runc; one of them is enough."""
-    found = {name: _version(name) for name in settings.node.isolations}
-    verdict: Verdict = "lost" if any(found.values()) else "fatal"
+def judge_runtimes(found: Mapping[str, str | None]) -> list[Finding]:
+    """runsc and runc by their versions, None where one is not there; one of them is enough."""
+    fit = {name: version is not None and _recent(name, version) for name, version in found.items()}
+    verdict: Verdict = "lost" if any(fit.values()) else "fatal"
     lost = {
-        "runsc": "Without it there is no gVisor: tenants share the host's kernel, and pausing keeps files alone.",
-        "runc": "apt-get install runc; without it there is no fast tier.",
+        "runsc": "Without one of 2024 or later there is no gVisor: tenants share the host's kernel, and pausing keeps "
+        "files alone.",
+        "runc": f"apt-get install runc, {LEAST_RUNC} or later; without it there is no fast tier.",
     }
     return [
-        Finding(name, "ok", version) if version else Finding(name, verdict, "not installed", lost[name])
+        Finding(name, "ok", str(version))
+        if fit[name]
+        else Finding(name, verdict, version or "not installed", lost[name])
         for name, version in found.items()
     ]
+
+
+def _recent(runtime: str, version: str) -> bool:
+    """Whether a version will do; one that says nothing of itself, as of one's own making, is believed."""
+    if runtime == "runsc":
+        day = re.search(r"20\d{6}", version)
+        return day is None or day[0] >= LEAST_RUNSC
+    numbers = re.findall(r"\d+", version)[:2]
+    return not numbers or [int(one) for one in numbers] >= [int(one) for one in LEAST_RUNC.split(".")]
 
 
 def judge_disk(free_gib: int, has_pool: bool) -> Finding:
@@ -183,22 +242,15 @@ def judge_namespaces(network: bool, users: int | None) -> Finding:
     return Finding("namespaces", "ok", "network, user" if users else "network")
 
 
-def judge_connections(most: int | None) -> Finding:
-    """Connections of all sandboxes are remembered in the host's table too; each may have 4,096 at once."""
-    if most is None:
-        return Finding("connections", "ok", "not tracked yet")
-    if most >= 32 * CONNECTIONS:
-        return Finding("connections", "ok", f"{most} tracked at most")
-    mend = f"sysctl net.netfilter.nf_conntrack_max=262144; {most // CONNECTIONS} greedy sandboxes fill the table now."
-    return Finding("connections", "lost", f"{most} tracked at most", mend)
-
-
-def judge_clock(now_s: float) -> Finding:
+def judge_clock(now_s: float, kept: bool) -> Finding:
     """Expiry, signatures and certificates need the time."""
     seen = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now_s))
-    if now_s >= _EARLIEST_S:
+    if now_s < _EARLIEST_S:
+        return Finding("clock", "fatal", seen, "Set the clock: certificates are not valid yet at this time.")
+    if kept:
         return Finding("clock", "ok", seen)
-    return Finding("clock", "fatal", seen, "Set the clock: certificates are not valid yet at this time.")
+    mend = "Let a service as systemd-timesyncd or chrony keep it; webhooks and S3 refuse a clock that is minutes off."
+    return Finding("clock", "lost", f"{seen}, kept by nothing", mend)
 
 
 def judge_sources(mirrors: Sequence[Mirror]) -> Finding:
@@ -209,48 +261,15 @@ def judge_sources(mirrors: Sequence[Mirror]) -> Finding:
     return Finding("apt sources", "fatal", "none", "Name a Debian mirror in /etc/apt/sources.list; images need it.")
 
 
-def judge_subnet(subnet: str, own: str, routes: Sequence[tuple[str, str]]) -> Finding:
-    """The sandboxes' network must be nobody else's."""
-    try:
-        ours = ipaddress.IPv4Network(subnet)
-    except ValueError as error:
-        return Finding("subnet", "fatal", subnet, f"Set node.subnet to an IPv4 network: {error}.")
-    if ours.prefixlen > LONGEST_SUBNET:
-        mend = f"Set node.subnet to a /{LONGEST_SUBNET} or a larger one; each sandbox takes a /30."
-        return Finding("subnet", "fatal", subnet, mend)
-    taken = [f"{to} on {device}" for to, device in routes if device != own and ours.overlaps(ipaddress.IPv4Network(to))]
-    if not taken:
-        return Finding("subnet", "ok", subnet)
-    return Finding("subnet", "fatal", f"{subnet} overlaps {', '.join(taken)}", "Set node.subnet to a free network.")
-
-
-def judge_resolver(file: Path) -> Finding:
-    """Sandboxes' names are asked of the host's resolvers."""
-    lines = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
-    found = [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
-    if found:
-        return Finding("resolver", "ok", ", ".join(found))
-    return Finding(
-        "resolver", "lost", "none", "Name a resolver in /etc/resolv.conf; without it sandboxes resolve no names."
-    )
-
-
-def render(findings: Sequence[Finding]) -> str:
-    """A table for a terminal."""
-    marks = {"ok": "ok   ", "lost": "LOST ", "fatal": "FATAL"}
-    lines = []
-    for one in findings:
-        lines.append(f"{marks[one.verdict]}  {one.subject:14}{one.seen}")
-        if one.mend:
-            lines.append(f"       {'':14}→ {one.mend}")
-    return "\n".join(lines)
-
-
 def _version(runtime: str) -> str | None:
-    if shutil.which(runtime) is None:
-        return None
-    said = subprocess.run([runtime, "--version"], capture_output=True, text=True, check=False).stdout
-    return said.splitlines()[0].partition("version ")[2] or said.strip() if said.strip() else None
+    said = _ran([runtime, "--version"]) if shutil.which(runtime) else None
+    return said.splitlines()[0].partition("version ")[2] or said.strip() if said else None
+
+
+def _ran(argv: Sequence[str]) -> str | None:
+    """What a program says, None where it fails."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else None
 
 
 def _namespaces() -> tuple[bool, int | None]:
@@ -261,10 +280,25 @@ def _number(file: Path) -> int | None:
     return int(file.read_text()) if file.exists() else None
 
 
-def _routes() -> list[tuple[str, str]]:
-    listed = subprocess.run(["ip", "-j", "-4", "route"], capture_output=True, text=True, check=False).stdout
+def _taken() -> list[tuple[str, str]]:
+    """Networks and addresses that this host itself needs, and where each is from."""
+    listed = _ran(["ip", "-j", "-4", "route"]) if shutil.which("ip") else None
     routes = json.loads(listed or "[]")
-    return [(route["dst"], route.get("dev", "")) for route in routes if route["dst"] != "default"]
+    gateways = [(route["gateway"], route.get("dev", "")) for route in routes if "gateway" in route]
+    named = [(one, RESOLVERS.name) for one in network.resolvers(RESOLVERS) if ":" not in one]
+    return [(route["dst"], route.get("dev", "")) for route in routes if route["dst"] != "default"] + gateways + named
+
+
+def _rules(kind: str) -> str:
+    """nft's listing of all tables or chains; nothing where there is no nft, as before an installation."""
+    return (_ran(["nft", "-j", "list", kind]) if shutil.which("nft") else None) or "{}"
+
+
+def _clock_is_kept() -> bool:
+    """Whether something tells the kernel that it keeps its clock right (adjtimex(2))."""
+    state = ctypes.create_string_buffer(_TIMEX)
+    answered = ctypes.CDLL(None).adjtimex(state)
+    return answered >= 0 and not int.from_bytes(state.raw[40:44], "little") & _UNSYNCHRONISED
 
 
 def _free_gib(path: Path) -> int:

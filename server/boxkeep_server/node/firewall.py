@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from boxkeep_server.node import foreign_chains, netns, nft
+from boxkeep_server.node import firewalld, foreign_chains, netns, nft
 from boxkeep_server.node.addresses import Plan
 from boxkeep_server.node.foreign_chains import Chain
 from boxkeep_server.node.nftables import Nftables
 
 _log = logging.getLogger(__name__)
 
-_TABLES: Final = "boxkeep_"
 _LEGACY_TABLES: Final = Path("/proc/net/ip_tables_names")
 _FORWARDS: Final = Path("/proc/sys/net/ipv4/ip_forward")
 
@@ -24,13 +23,14 @@ class Firewall:
     """Rules for one uplink, of the network namespace that this process is in.
 
     A packet that one base chain drops is lost whatever the others say. So the uplink's are accepted at the head of
-    each that might: docker's and ufw's by iptables, firewalld's and an administrator's own by nft.
+    each that might, of what is passed on, and of what the host itself hears and says by it: docker's and ufw's by
+    iptables, firewalld's and an administrator's own by nft. What may pass the own table alone says, at each hook.
     """
 
     def __init__(
         self, instance: str, plan: Plan, uplink: str, uids: Sequence[int], opened: Sequence[tuple[str, int]] = ()
     ) -> None:
-        self._table = f"{_TABLES}{instance}"
+        self._table = f"{nft.OWN_TABLES}{instance}"
         self._comment = f"boxkeep {instance}"
         self._uplink = uplink
         self._plan = plan
@@ -38,10 +38,16 @@ class Firewall:
         self.opened = tuple(opened)
         """Pairs of address and port that sandboxes reach on this host itself; `set` makes a change take effect."""
         # As iptables prints them.
-        self._wanted = (
-            f"-i {uplink} -j ACCEPT",
-            f"-o {uplink} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-        )
+        self._wanted = {
+            "input": (f"-i {uplink} -j ACCEPT",),
+            "forward": (f"-i {uplink} -j ACCEPT", f"-o {uplink} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"),
+            "output": (f"-o {uplink} -j ACCEPT",),
+        }
+        self._wanted_by_nft = {
+            "input": (f'iifname "{uplink}"',),
+            "forward": (f'iifname "{uplink}"', f'oifname "{uplink}" ct state established,related'),
+            "output": (f'oifname "{uplink}"',),
+        }
         self._as_set = ""
         self._told: set[Chain] = set()
 
@@ -74,6 +80,9 @@ class Firewall:
         for one in self._foreign_chains():
             for handle in foreign_chains.handles(self._rules_of(one), self._comment):
                 self._rules.change(f"delete rule {' '.join(one.words)} handle {handle}")
+        if firewalld.runs() and self._is_known_to_firewalld():
+            with contextlib.suppress(netns.CommandFailed):
+                firewalld.forget(self._uplink)
 
     def _own_rules(self) -> str:
         try:
@@ -90,8 +99,8 @@ class Firewall:
             (command, chain, rule)
             for command in _iptables()
             for rules in [_listed(command)]
-            for chain in _deciding(rules)
-            for rule in self._wanted
+            for hook, chain in _deciding(rules)
+            for rule in self._wanted[hook]
             if f"-A {chain} {rule}" not in rules
         ]
         for command, chain, rule in missing:
@@ -107,23 +116,37 @@ class Firewall:
         return changed
 
     def _insert(self, chain: Chain) -> bool:
-        head = f"insert rule {' '.join(chain.words)}"
-        accept = f'accept comment "{self._comment}"'
+        inserted = [
+            f'insert rule {" ".join(chain.words)} {what} accept comment "{self._comment}"\n'
+            for what in self._wanted_by_nft[chain.hook]
+        ]
         try:
-            self._rules.change(
-                f'{head} iifname "{self._uplink}" {accept}\n'
-                f'{head} oifname "{self._uplink}" ct state established,related {accept}\n'
-            )
+            self._rules.change("".join(inserted))
         except netns.CommandFailed as error:
-            if chain not in self._told:
-                self._told.add(chain)
-                _log.warning("%s takes no rules, sandboxes may lack egress: %s", " ".join(chain.words), error)
-            return False
+            return self._asked_for(chain, error)
         return True
+
+    def _asked_for(self, chain: Chain, error: netns.CommandFailed) -> bool:
+        """Whether who keeps a chain that takes no rules was asked to let the uplink through, and does."""
+        if chain.table == firewalld.TABLE and firewalld.runs():
+            if self._is_known_to_firewalld():
+                return False
+            with contextlib.suppress(netns.CommandFailed):
+                firewalld.trust(self._uplink)
+                return True
+        if chain not in self._told:
+            self._told.add(chain)
+            _log.warning("%s takes no rules, sandboxes may lack egress: %s", " ".join(chain.words), error)
+        return False
+
+    def _is_known_to_firewalld(self) -> bool:
+        with contextlib.suppress(netns.CommandFailed):
+            return f'"{self._uplink}"' in self._rules.text(f"list table inet {firewalld.TABLE}")
+        return False
 
     def _foreign_chains(self) -> list[Chain]:
         listed = self._rules.json("list chains")
-        return foreign_chains.forwarding(listed, _TABLES, shutil.which("iptables") is not None)
+        return foreign_chains.filtering(listed, nft.OWN_TABLES, shutil.which("iptables") is not None)
 
     def _rules_of(self, chain: Chain) -> list[dict[str, object]]:
         return foreign_chains.rules(self._rules.json(f"list chain {' '.join(chain.words)}"))
@@ -138,13 +161,16 @@ def _iptables() -> list[str]:
     return found
 
 
-def _deciding(rules: Sequence[str]) -> list[str]:
-    """The chain of iptables in which it is decided over forwarded packets, if there is any."""
+def _deciding(rules: Sequence[str]) -> list[tuple[str, str]]:
+    """The hooks at which iptables decides over packets, each with the chain in which we may have our say first."""
+    found = [
+        (hook, hook.upper())
+        for hook in foreign_chains.HOOKS
+        if f"-P {hook.upper()} DROP" in rules or any(rule.startswith(f"-A {hook.upper()} ") for rule in rules)
+    ]
     if "-N DOCKER-USER" in rules:
-        return ["DOCKER-USER"]
-    if "-P FORWARD DROP" in rules or any(rule.startswith("-A FORWARD ") for rule in rules):
-        return ["FORWARD"]
-    return []
+        return [(hook, "DOCKER-USER" if hook == "forward" else chain) for hook, chain in found]
+    return found
 
 
 def _listed(command: str) -> list[str]:

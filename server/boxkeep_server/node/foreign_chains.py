@@ -7,15 +7,18 @@ from typing import Any, Final
 
 _STOPPING: Final = ("drop", "reject", "jump", "goto", "queue")
 _FAMILIES: Final = ("ip", "inet")
+HOOKS: Final = ("input", "forward", "output")
+"""Where the host filters what comes to it, what it passes on and what it sends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A base chain that sees forwarded packets."""
+    """A base chain that sees the uplink's packets, at one of the hooks."""
 
     family: str
     table: str
     name: str
+    hook: str
     drops: bool
 
     @property
@@ -24,16 +27,16 @@ class Chain:
         return [self.family, self.table, self.name]
 
 
-def forwarding(listed: str, ours: str, iptables: bool) -> list[Chain]:
-    """The chains of `nft -j list chains` that filter forwarded IPv4 packets, but for tables named `ours…`.
+def filtering(listed: str, ours: str, iptables: bool) -> list[Chain]:
+    """The chains of `nft -j list chains` that filter IPv4 packets at any of the hooks, but for tables named `ours…`.
 
     With `iptables`, the table that its command keeps is left to that command.
     """
     found = [part["chain"] for part in json.loads(listed or "{}").get("nftables", []) if "chain" in part]
     return [
-        Chain(chain["family"], chain["table"], chain["name"], chain.get("policy") == "drop")
+        Chain(chain["family"], chain["table"], chain["name"], chain["hook"], chain.get("policy") == "drop")
         for chain in found
-        if chain.get("hook") == "forward"
+        if chain.get("hook") in HOOKS
         and chain.get("type") == "filter"
         and chain["family"] in _FAMILIES
         and not chain["table"].startswith(ours)

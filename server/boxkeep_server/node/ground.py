@@ -18,7 +18,7 @@ from typing import Final
 from boxkeep_server.node.addresses import Addresses
 from boxkeep_server.node.bases import Bases
 from boxkeep_server.node.bundle import BundleError, build_bundle, make_tree
-from boxkeep_server.node.cgroups import Cgroups, layout
+from boxkeep_server.node.cgroups import host_cgroups
 from boxkeep_server.node.daemon import Ground
 from boxkeep_server.node.disks import Disks
 from boxkeep_server.node.images import Images
@@ -116,7 +116,7 @@ def _guest(bundles: Path) -> Guest:
 
 
 def _observer(settings: Settings, disks: Disks, network: Network, records: Records, addresses: Addresses) -> Observer:
-    cgroups = Cgroups(layout(Path("/proc/mounts").read_text()), f"boxkeep-{settings.instance}")
+    cgroups = host_cgroups(settings.instance)
     return Observer(settings.run, settings.lib / "pool.img", disks, cgroups, network, records, addresses.taken)
 
 

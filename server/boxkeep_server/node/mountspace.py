@@ -90,18 +90,40 @@ class MountSpace:
             syscalls.mount(self._directory, self._directory, None, syscalls.MS_BIND)
         # A namespace file can be bound only where nothing carries the mount on into the namespace itself.
         syscalls.mount(None, self._directory, None, syscalls.MS_PRIVATE)
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-        # Slave: the host's unmounts arrive. Shared: ours reach the short-lived namespaces that runtimes start from.
-        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
-        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SHARED)
-        made = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
+        made = self._kept(home)
         try:
-            syscalls.setns(home, syscalls.CLONE_NEWNS)
-            syscalls.mount(f"/proc/self/fd/{made}", self._file, None, syscalls.MS_BIND)
             syscalls.setns(made, syscalls.CLONE_NEWNS)
             self._name.write_text(os.readlink(_HERE))  # noqa: PTH115
         finally:
             os.close(made)
+
+    def _kept(self, home: int) -> int:
+        """A new namespace, bound to the file; the calling thread is back at home.
+
+        A namespace can be bound only in one with a lower number. Kernels from 6.18 on number them by processor, so that
+        within a container what is made on another processor than the container was may have a lower one: each is tried.
+        """
+        allowed = os.sched_getaffinity(0)
+        try:
+            for processor in sorted(allowed):
+                os.sched_setaffinity(0, {processor})
+                made = _unshared()
+                syscalls.setns(home, syscalls.CLONE_NEWNS)
+                if self._bind(made):
+                    return made
+                os.close(made)
+        finally:
+            os.sched_setaffinity(0, allowed)
+        raise OSError(errno.EINVAL, f"no mount namespace can be kept at {self._file}")
+
+    def _bind(self, made: int) -> bool:
+        try:
+            syscalls.mount(f"/proc/self/fd/{made}", self._file, None, syscalls.MS_BIND)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return False
+        return True
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -109,6 +131,15 @@ class MountSpace:
         with self._lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _unshared() -> int:
+    """A new mount namespace, which the calling thread is in."""
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    # Slave: the host's unmounts arrive. Shared: ours reach the short-lived namespaces that runtimes start from.
+    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SLAVE)
+    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SHARED)
+    return os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
 
 
 @dataclass(frozen=True)

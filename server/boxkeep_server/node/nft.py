@@ -8,6 +8,8 @@ from typing import Any, Final
 from boxkeep_server.node.addresses import Plan
 
 TABLE: Final = "boxkeep"
+OWN_TABLES: Final = "boxkeep_"
+"""How the names of instances' tables on the host begin."""
 OF_SANDBOXES: Final = ("places", "internet", "named", "allowed", "cut")
 """The sets whose elements are of one sandbox each and begin with its link."""
 GUEST_PORT: Final = 7071
@@ -190,7 +192,8 @@ table inet {name} {{
   chain output {{
     type filter hook output priority filter; policy accept;
     oifname "{uplink}" ct state new meta skuid != {{ {", ".join(map(str, sorted(uids)))} }} reject
-    oifname "{uplink}" meta nfproto ipv4 ct state new {_MARK_DESTINATION}
+    oifname "{uplink}" meta nfproto ipv6 reject
+    oifname "{uplink}" ct state new {_MARK_DESTINATION}
   }}
   chain input {{
     type filter hook input priority filter; policy accept;
@@ -203,7 +206,8 @@ table inet {name} {{
     type filter hook forward priority filter; policy accept;
     oifname "{uplink}" ct state established,related accept
     oifname "{uplink}" reject
-    iifname "{uplink}" meta nfproto ipv4 ct state new {_MARK_SOURCE}
+    iifname "{uplink}" meta nfproto ipv6 reject
+    iifname "{uplink}" ct state new {_MARK_SOURCE}
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;

@@ -4,7 +4,8 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import NetworkWish
 from boxkeep_server.node import netns
 from boxkeep_server.node.network import Network
+from boxkeep_server.node.nftables import Nftables
 from tests.system.network.world import (
+    HOST,
     OPENED,
     PUBLIC,
     SUBNET,
@@ -133,6 +136,92 @@ async def test_rules_made_by_nft_that_stop_the_uplink_make_room_for_it(network: 
     await network.teardown()
     assert "boxkeep" not in netns.run(["nft", "list", "ruleset"])
     netns.run(["nft", "delete", "table", "inet", "theirs"])
+
+
+OTHERS = Path(__file__).parent / "others"
+
+
+@contextmanager
+def rules_of(keeper: str) -> Iterator[None]:
+    """The host's rules as another program has set them."""
+    rules = (OTHERS / keeper).read_text()
+    netns.run(["nft", "-f", "-"] if keeper.endswith(".nft") else ["iptables-restore"], rules)
+    try:
+        yield
+    finally:
+        netns.run(["nft", "flush", "ruleset"])
+
+
+@pytest.mark.parametrize("keeper", ["docker.rules", "ufw.rules", "firewalld.nft"])
+async def test_under_rules_of_others_all_goes_on_and_theirs_are_left_as_they_were(
+    keeper: str, tmp_path: Path, world: Path
+) -> None:
+    with rules_of(keeper):
+        before = netns.run(["nft", "--stateless", "list", "ruleset"])
+        network = Network("hnet", SUBNET, tmp_path, uids=[0], opened=[(HOST, 3142)])
+        await network.setup()
+        box = await boxed(network, 3, NetworkWish())
+        guest, mirror = Listeners(box[2].netns_path, ("0.0.0.0",), 7071), Listeners(None, (HOST,), 3142)
+        assert inside(box, lambda: dial(PUBLIC)) == "hello"
+        assert inside(box, lambda: dial(HOST, 3142)) == "hello"
+        assert dial(box[2].address, 7071) == "hello"
+        assert inside(box, lambda: dial("10.1.2.3")) == "ECONNREFUSED"
+        settled = netns.run(["nft", "--stateless", "list", "ruleset"])
+        await network.check()
+        assert netns.run(["nft", "--stateless", "list", "ruleset"]) == settled
+        guest.close()
+        mirror.close()
+        await network.teardown()
+        assert netns.run(["nft", "--stateless", "list", "ruleset"]) == before
+
+
+async def test_where_firewalld_owns_its_table_it_is_asked_to_trust_the_uplink(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = _with_a_firewalld_that_is_asked(tmp_path, monkeypatch)
+    box = await boxed(network, 3, NetworkWish())
+    firewalld = Nftables()  # whoever makes such a table is its owner as long as they live
+    chain = "chain f {\ntype filter hook forward priority 10; policy drop;\nct state established accept\n}"
+    firewalld.change(f"table inet firewalld {{\nflags owner\n{chain}\n}}\n")
+    await network.check()
+    assert asked.read_text() == "--quiet --zone=trusted --change-interface=uhneth\n"
+    firewalld.change('add rule inet firewalld f iifname "uhneth" accept')
+    assert inside(box, lambda: dial(PUBLIC)) == "hello"
+    await network.check()
+    assert len(asked.read_text().splitlines()) == 1
+    await network.teardown()
+    assert asked.read_text().splitlines()[1:] == ["--quiet --zone=trusted --remove-interface=uhneth"]
+    firewalld.close()
+
+
+def _with_a_firewalld_that_is_asked(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a program in firewalld's place that only writes down what it is asked; where it does."""
+    asked, program = directory / "asked", directory / "bin" / "firewall-cmd"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >>{asked}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    return asked
+
+
+@pytest.mark.parametrize("hook", ["input", "output"])
+@pytest.mark.parametrize("by", ["iptables", "nft"])
+async def test_a_host_that_hears_or_says_nothing_still_reaches_guests(network: Network, hook: str, by: str) -> None:
+    box = await boxed(network, 3)
+    guest = Listeners(box[2].netns_path, ("0.0.0.0",), 7071)
+    if by == "nft":
+        host_rules(f"table inet shut {{\nchain c {{\ntype filter hook {hook} priority 0; policy drop;\n}}\n}}\n")
+    else:
+        netns.run(["iptables", "-P", hook.upper(), "DROP"])
+    await network.check()
+    assert dial(box[2].address, 7071) == "hello"
+    guest.close()
+    await network.teardown()
+    assert "uhneth" not in netns.run(["nft", "list", "ruleset"])
+    if by == "nft":
+        netns.run(["nft", "delete", "table", "inet", "shut"])
+    else:
+        netns.run(["iptables", "-P", hook.upper(), "ACCEPT"])
 
 
 async def test_rules_of_others_that_only_count_are_left_alone(network: Network) -> None:

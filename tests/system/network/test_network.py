@@ -9,7 +9,7 @@ import pytest
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize("scenarios", ["reach", "hostile", "host", "names", "cuts"])
+@pytest.mark.parametrize("scenarios", ["reach", "hostile", "host", "names", "cuts", "six"])
 def test_the_scenarios_hold_on_a_host_of_their_own(scenarios: str) -> None:
     run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / f"{scenarios}.py")]
     argv = ["unshare", "--net", "--mount", "--propagation", "private", "--", *run]

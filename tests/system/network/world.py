@@ -40,7 +40,8 @@ class Listeners:
 
     def _listen(self, path: Path | None, address: str, port: int) -> socket.socket:
         def listen() -> socket.socket:
-            return socket.create_server((address, port))
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            return socket.create_server((address, port), family=family)
 
         return listen() if path is None else netns.within(path, listen)
 
