@@ -26,6 +26,7 @@ from boxkeep_server.control.secrets import Secrets
 from boxkeep_server.control.steps import ATTEND, WORK, Steps
 from boxkeep_server.control.strays import Strays
 from boxkeep_server.control.visits import Visits
+from boxkeep_server.model.browsers import NAME as BROWSER
 from boxkeep_server.store.database import Database
 
 
@@ -56,8 +57,9 @@ class Publishing:
         return Artifacts(self.database, self.steps, self.sandboxes, self._files(visits), self.blobs, self.strays)
 
     def recordings(self, visits: Visits) -> Recordings:
-        """Recordings of the same."""
-        return Recordings(self.database, self.steps, visits, self._files(visits), self.artifacts(visits))
+        """Recordings of their browsers."""
+        there = visits.towards(BROWSER)
+        return Recordings(self.database, self.steps, there, self._files(there), self.artifacts(there))
 
     def salvage(self, visits: Visits) -> Salvage:
         """The last look into sandboxes that are ending, into which `visits` lead."""
@@ -75,7 +77,7 @@ def companions_over(
     database, steps, sandboxes = publishing.database, publishing.steps, publishing.sandboxes
     companions = Companions(database, steps, own)
     handoffs = Handoffs(database, steps, sandboxes)
-    browsers = Browsers(sandboxes, secrets, companions, handoffs, visits, recording_s)
+    browsers = Browsers(sandboxes, secrets, companions, handoffs, visits.towards(BROWSER), recording_s)
     agents = Agents(database, steps, changes, sandboxes, companions, visits)
     attend = Attend(database, companions, lambda sandbox: (*browsers.wanted(sandbox), *agents.wanted(sandbox)))
     drive = Drive(database, companions)
