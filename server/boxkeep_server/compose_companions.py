@@ -15,6 +15,7 @@ from boxkeep_server.control.handoffs import DRIVE, Handoffs
 from boxkeep_server.control.reconcile.attend import Attend
 from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.reconcile.drive import Drive
+from boxkeep_server.control.reconcile.link import Link
 from boxkeep_server.control.reconcile.publish import Publish
 from boxkeep_server.control.reconcile.runner import Round
 from boxkeep_server.control.reconcile.work import Work
@@ -81,13 +82,16 @@ def companions_over(
     agents = Agents(database, steps, changes, sandboxes, companions, visits)
     attend = Attend(database, companions, lambda sandbox: (*browsers.wanted(sandbox), *agents.wanted(sandbox)))
     drive = Drive(database, companions)
-    work = Work(database, steps, companions, agents, handoffs)
+    link = Link(database, companions, own)
+    work = Work(database, steps, companions, agents, handoffs, link.port)
     publish = Publish(database, publishing.recordings(own), monotonic_ms)
     rounds = (
         Round("attend", attend.run_once, 0.5, (ATTEND,)),
+        Round("link", link.run_once, 0.5, (ATTEND,)),
         Round("drive", drive.run_once, 0.5, (DRIVE,)),
         Round("work", work.run_once, 0.5, (WORK,)),
         Round("publish", publish.run_once, 1.0),
         Round("lapse", handoffs.expire_once, 0.5),
     )
-    return Accompanied(browsers, agents, handoffs, rounds, (attend.crowd, drive.crowd, work.crowd, publish.crowd))
+    crowds = (attend.crowd, link.crowd, drive.crowd, work.crowd, publish.crowd)
+    return Accompanied(browsers, agents, handoffs, rounds, crowds)

@@ -292,7 +292,7 @@ class Stage:
         """Bring a queued sandbox to `ready`, as placing does."""
         queued = await self.sandboxes.state(sandbox_id)
         assert queued is not None
-        assigning = await self.steps.step(queued, Status.ASSIGNING, epoch=1)
+        assigning = await self.steps.step(queued, Status.ASSIGNING, epoch=1, sides=dict.fromkeys(queued.sides, 1))
         assert assigning is not None
         self.node.bind(assigning, address)
         self.reacher.guests[sandbox_id] = address

@@ -8,7 +8,7 @@ from boxkeep_server.control.keys import Caller
 from boxkeep_server.engine.interface import MachineGone, NodeAway, NotPaused, PlacementFailed
 from boxkeep_server.model.browsers import PAIRED
 from boxkeep_server.model.companions import Companion, CompanionState
-from boxkeep_server.model.errors import NotBuilt
+from boxkeep_server.model.errors import NotBuilt, NotReady
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.machines import Key
@@ -430,6 +430,20 @@ async def test_a_node_that_is_away_or_full_for_a_while_is_asked_again(rig: Rig, 
     rig.clock.at += 60_000
     await rig.round()
     assert engine.keys() == [Key(made.id, 1), Key(made.id, 2, BROWSER)]
+
+
+async def test_a_machine_on_its_way_is_not_entered_and_where_it_will_be_is_not_remembered(
+    rig: Rig, caller: Caller, engine: Faulty
+) -> None:
+    made = await ready(rig, caller)
+    rig.reacher.forget(made)
+    there = engine.machines[made.id, 1, BROWSER]
+    starting = {"state": ClaimState.STARTING, "address": "", "port": 0}
+    engine.machines[made.id, 1, BROWSER] = there.model_copy(update=starting)
+    with pytest.raises(NotReady):
+        await rig.reacher.address(made, BROWSER)
+    engine.machines[made.id, 1, BROWSER] = there
+    assert (await rig.reacher.address(made, BROWSER)).port == there.port
 
 
 async def test_machines_that_no_row_wants_are_released_whatever_their_role(

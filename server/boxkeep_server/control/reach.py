@@ -10,6 +10,7 @@ from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.statuses import Status
 
 MOST_REMEMBERED = 20_000
+_NOBODY_THERE = (ClaimState.STARTING, ClaimState.DEAD)
 
 
 def address_of(claim: Claim) -> GuestAddress:
@@ -110,7 +111,7 @@ class Reacher:
             claim = await self._engine.claim(sandbox.node, *key)
         except NodeAway as error:
             raise Unavailable("The sandbox's node is away") from error
-        if claim is None or claim.state is ClaimState.DEAD:
+        if claim is None or claim.state in _NOBODY_THERE:
             raise NotReady
         self.remember(claim)
         return address_of(claim)

@@ -95,8 +95,8 @@ class Sandboxes:
             if any(one is not None for one in made):  # all were made at once
                 return [one for one in made if one is not None and one.organisation == caller.organisation]
             wish, image = await _begun_from(connection, caller, wish)
-            sides = sides_of(wish.capabilities)
-            for needed in (*([image] if wish.from_checkpoint is None else []), *map(SIDE_IMAGES.__getitem__, sides)):
+            beside = [SIDE_IMAGES[role] for role in sides_of(wish.capabilities)]
+            for needed in beside if wish.from_checkpoint else [image, *beside]:
                 self._check_image(needed)
             await self.check_limits(connection, caller.organisation, plan, len(ids))
             new = [self._new(caller, wish, image, one) for one in ids]

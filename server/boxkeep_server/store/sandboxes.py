@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.events import EventType
-from boxkeep_server.model.machines import Key
+from boxkeep_server.model.machines import MAIN, Key
+from boxkeep_server.model.node_api import Role
 from boxkeep_server.model.sandboxes import Lifecycle, NetworkPolicy, Sandbox
 from boxkeep_server.model.statuses import COUNTED, OVER, Status, check_step
 from boxkeep_server.store import events, running
@@ -17,6 +18,7 @@ from boxkeep_server.store.schema import commands, public_ports, sandboxes, secre
 from boxkeep_server.store.schema import events as events_table
 
 _JSON = ("capabilities", "network", "metadata", "env_names", "lifecycle", "sides", "kept_sides")
+_ROLES = ("sides", "kept_sides")
 RECORD = [sandboxes.c[name] for name in Sandbox.__slots__]
 
 # Built once, and filled in by parameters: to build a statement of thirty columns takes longer than to run it.
@@ -148,10 +150,11 @@ async def states(connection: AsyncConnection, ids: Collection[str]) -> dict[str,
 
 async def answered_for(connection: AsyncConnection, ids: Collection[str]) -> set[Key]:
     """The machines of those of `ids` that have them, await them, or have left them to be released."""
-    query = sa.select(*RECORD).where(
+    query = sa.select(sandboxes.c.id, sandboxes.c.epoch, sandboxes.c.sides).where(
         sandboxes.c.id.in_(list(ids)), sandboxes.c.released.is_(False), sandboxes.c.status != Status.PAUSED
     )
-    return {key for row in await connection.execute(query) for key in record(row).machines}
+    found = [(row.id, {MAIN: row.epoch, **_roles(row.sides)}) for row in await connection.execute(query)]
+    return {Key(sandbox, epoch, role) for sandbox, epochs in found for role, epoch in epochs.items()}
 
 
 async def tell(
@@ -220,13 +223,19 @@ async def forget(connection: AsyncConnection, ids: Sequence[str]) -> None:
 def _stored(name: str, value: Any) -> Any:
     if name == "network":
         value = {"internet": value.internet, "allow": value.allow}
-    if name in ("sides", "kept_sides"):
+    if name in _ROLES:
         value = dict(value) or None
     if name == "lifecycle":
         value = None if value == Lifecycle() else asdict(value)
     if name in _JSON and value is not None:
         return orjson.dumps(value).decode()
     return value
+
+
+def _roles(stored: str | None) -> dict[Role, int]:
+    """Epochs by role."""
+    found: dict[Role, int] = {} if stored is None else orjson.loads(stored)
+    return found
 
 
 def record(row: "sa.Row[Any]") -> Sandbox:
@@ -240,6 +249,6 @@ def record(row: "sa.Row[Any]") -> Sandbox:
     values["env_names"] = tuple(orjson.loads(values["env_names"]))
     values["status"] = Status(values["status"])
     values["lifecycle"] = Lifecycle(**orjson.loads(values["lifecycle"] or b"{}"))
-    for name in ("sides", "kept_sides"):
-        values[name] = orjson.loads(values[name] or b"{}")
+    for name in _ROLES:
+        values[name] = _roles(values[name])
     return Sandbox(**values)

@@ -43,7 +43,11 @@ class Viewport(Fields):
 class Browser(Fields):
     """A browser beside the sandbox."""
 
-    mode: Literal["none", "local-chromium", "paired-banata-browser"] | None = None
+    mode: Literal["none", "local-chromium", "paired-banata-browser"] | None = Field(
+        default=None,
+        description="Where it runs: in the machine of the sandbox's code, or in one of its own, so that page and code "
+        "do not reach each other. The latter not with checkpoints.",
+    )
     recording: (
         Annotated[bool, Field(description="Whether the screen is recorded, as MP4 in artifacts below `recordings/`.")]
         | None
