@@ -165,6 +165,25 @@ async def test_two_that_want_the_last_slots_both_get_them_in_turn(rig: Rig, call
     assert (await now(rig, caller, other)).status is Status.READY
 
 
+async def test_what_has_no_room_for_both_is_not_tried_again_and_holds_up_no_other(
+    rig: Rig, caller: Caller, engine: Faulty
+) -> None:
+    engine.slots = 1
+    pair = await rig.sandboxes.create(caller, WISH)
+    await rig.round()
+    made_before = engine.made
+    single = await rig.sandboxes.create(caller, NewSandbox())
+    for _ in range(3):
+        await rig.round()
+    assert (await now(rig, caller, single)).status is Status.READY
+    assert (await now(rig, caller, pair)).status is Status.QUEUED
+    assert engine.made == made_before + 1
+    rig.clock.at += 60_000
+    await rig.round()
+    over = await now(rig, caller, pair)
+    assert (over.status, over.reason) == (Status.FAILED, Reason.NO_CAPACITY)
+
+
 async def test_a_machine_that_does_not_come_up_fails_it_and_leaves_nothing(
     rig: Rig, caller: Caller, engine: Faulty
 ) -> None:

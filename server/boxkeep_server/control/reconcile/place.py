@@ -101,7 +101,8 @@ class Place:
     async def _in_doubt_of_room(
         self, again: list[Sandbox], turns: list[Sandbox]
     ) -> tuple[list[Sandbox], list[Sandbox]]:
-        """After a node was full or away: one is tried at a time, while a node says that it has room, until one got it.
+        """After a node was full or away: one is tried at a time, while a node says that it has room for it, until one
+        got it.
         Who is not tried has no more time than `no_room_wait_ms`."""
         try:
             nodes = await self._fleet.refresh()
@@ -109,8 +110,8 @@ class Place:
             await self._give_up(again, Reason.NODE_LOST)
             again, turns = [], []
         else:
-            has_room = any(node.admitting and node.slots > node.slots_used for node in nodes)
-            turns = turns[:1] if has_room else []
+            room = max((node.slots - node.slots_used for node in nodes if node.admitting), default=0)
+            turns = [one for one in turns if len(one.machines) <= room][:1]
         async with self._database.reading() as connection:
             queued = await selections.queued_before(connection, self._steps.now_ms() - self._no_room_wait_ms)
         tried = {sandbox.id for sandbox in turns}
