@@ -12,6 +12,7 @@ from boxkeep_server.control.checkpoints import Checkpoints
 from boxkeep_server.control.copies import Copies
 from boxkeep_server.control.fleet import Fleet
 from boxkeep_server.control.keys import Caller, Keys
+from boxkeep_server.control.machines import Wishes
 from boxkeep_server.control.pausing import Pausing
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile.collect import Collect
@@ -19,6 +20,7 @@ from boxkeep_server.control.reconcile.discard import Discard
 from boxkeep_server.control.reconcile.expire import Expire, OnExpiry
 from boxkeep_server.control.reconcile.extend import Extend
 from boxkeep_server.control.reconcile.idle import Idle
+from boxkeep_server.control.reconcile.mend import Mend
 from boxkeep_server.control.reconcile.observe import Observe
 from boxkeep_server.control.reconcile.pause import Pause
 from boxkeep_server.control.reconcile.place import Place
@@ -96,6 +98,7 @@ class Rig:
             database, steps, self.pausing, busy=self.busy.__contains__, used_at=self.used.get, monotonic_ms=clock
         )
         self.observe = Observe(database, steps, engine, self.fleet)
+        self.mend = Mend(database, steps, engine, reacher, Wishes(database, seal, clock), clock)
         self.extend = Extend(database, steps, engine)
         self.collect = Collect(database, steps, ended_kept_ms=1000, answers_kept_ms=1000, deliveries_kept_ms=1000)
 
@@ -103,6 +106,7 @@ class Rig:
         """Every reconciler once, and what they started to its end."""
         works = (
             self.observe,
+            self.mend,
             self.warn,
             self.expire,
             self.idle,
@@ -115,7 +119,8 @@ class Rig:
         )
         for one in works:
             await one.run_once()
-            for crowd in (self.take.crowd, self.pause.crowd, self.place.crowd, self.release.last_looks.crowd):
+            last_looks = self.release.last_looks
+            for crowd in (self.mend.crowd, self.take.crowd, self.pause.crowd, self.place.crowd, last_looks.crowd):
                 await crowd.settled()
             await self.release.run_once()
             await self.release.crowd.settled()

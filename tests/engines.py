@@ -17,6 +17,7 @@ from boxkeep_server.engine.interface import (
 )
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.images import Layers
+from boxkeep_server.model.machines import MAIN
 from boxkeep_server.model.node_api import (
     BaseKind,
     Claim,
@@ -28,6 +29,7 @@ from boxkeep_server.model.node_api import (
     Leaks,
     NodeFacts,
     Release,
+    Role,
     Snapshot,
     SnapshotBases,
 )
@@ -43,6 +45,14 @@ def _content(kind: BaseKind, digest: str) -> bytes:
     return IMAGE.text if kind == "image" else f"{kind} {digest}".encode()
 
 
+Body = tuple[str, int] | tuple[str, int, Role]
+
+
+def body(sandbox: str, epoch: int, role: Role) -> Body:
+    """What a machine is called here: by its role only where that is not the usual."""
+    return (sandbox, epoch) if role == MAIN else (sandbox, epoch, role)
+
+
 class MemoryEngine:
     """A node that does what it is asked, at once."""
 
@@ -50,10 +60,10 @@ class MemoryEngine:
         self.now_ms = now_ms
         self.slots = slots
         self.node_id = new_id()
-        self.machines: dict[tuple[str, int], Claim] = {}
-        self.released: set[tuple[str, int]] = set()
+        self.machines: dict[Body, Claim] = {}
+        self.released: set[Body] = set()
         self.made = 0
-        self.kept: dict[tuple[str, int], Snapshot] = {}
+        self.kept: dict[Body, Snapshot] = {}
         self.checkpoints: dict[str, Snapshot] = {}
         self.pause_fails: NotPaused | None = None
         self.wishes: list[ClaimWish] = []
@@ -66,14 +76,15 @@ class MemoryEngine:
         return sum(claim.state is not ClaimState.DEAD for claim in self.machines.values())
 
     async def place(self, wish: ClaimWish) -> tuple[str, Claim]:
-        key = (wish.sandbox, wish.epoch)
+        key = body(wish.sandbox, wish.epoch, wish.role)
         if key in self.released:
             raise AlreadyReleased("released")
-        if any(sandbox == wish.sandbox and epoch > wish.epoch for sandbox, epoch in self.machines):
+        bound = (one for one in self.machines.values() if (one.sandbox, one.role) == (wish.sandbox, wish.role))
+        if any(one.epoch > wish.epoch for one in bound):
             raise AlreadyReleased("a later epoch is bound")
         if wish.image not in self.images:
             raise Unsupported("no such image")
-        if wish.resume is not None and (wish.sandbox, wish.resume) not in self.kept:
+        if wish.resume is not None and body(wish.sandbox, wish.resume, wish.role) not in self.kept:
             raise SnapshotUnfit("there is no such snapshot", self.node_id)
         if wish.checkpoint is not None and wish.checkpoint not in self.checkpoints:
             raise SnapshotUnfit("there is no such checkpoint", self.node_id)
@@ -85,7 +96,7 @@ class MemoryEngine:
             self.machines[key] = Claim(
                 sandbox=wish.sandbox,
                 epoch=wish.epoch,
-                role="main",
+                role=wish.role,
                 machine=new_id(),
                 isolation=wish.isolation or "runc",
                 image=wish.image,
@@ -101,13 +112,15 @@ class MemoryEngine:
             )
         return self.node_id, self.machines[key]
 
-    async def release(self, node: str | None, sandbox: str, epoch: int) -> Release:
-        self.machines.pop((sandbox, epoch), None)
-        self.released.add((sandbox, epoch))
+    async def release(self, node: str | None, sandbox: str, epoch: int, role: Role = MAIN) -> Release:
+        self.machines.pop(body(sandbox, epoch, role), None)
+        self.released.add(body(sandbox, epoch, role))
         return Release()
 
-    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool, or_files: bool) -> Snapshot:
-        key = (sandbox, epoch)
+    async def pause(
+        self, node: str, sandbox: str, epoch: int, role: Role = MAIN, *, if_idle: bool, or_files: bool
+    ) -> Snapshot:
+        key = body(sandbox, epoch, role)
         if key in self.kept:
             return self.kept[key]
         claim = self.machines.get(key)
@@ -116,14 +129,14 @@ class MemoryEngine:
         if self.pause_fails is not None and (if_idle or not self.pause_fails.busy):
             raise self.pause_fails
         self.kept[key] = self._snapshot(claim)
-        await self.release(node, sandbox, epoch)
+        await self.release(node, sandbox, epoch, role)
         return self.kept[key]
 
     def _snapshot(self, claim: Claim, checkpoint: str | None = None, *, memory: bool = True) -> Snapshot:
         return Snapshot(
             sandbox=claim.sandbox,
             epoch=claim.epoch,
-            role="main",
+            role=claim.role,
             isolation=claim.isolation,
             image=claim.image,
             digest=IMAGE.digest,
@@ -167,7 +180,7 @@ class MemoryEngine:
             raise SnapshotUnfit("it was sealed with another key")
         brought = Snapshot.model_validate_json(copy[32:])
         if brought.checkpoint is None:
-            self.kept[brought.sandbox, brought.epoch] = brought
+            self.kept[body(brought.sandbox, brought.epoch, brought.role)] = brought
         else:
             self.checkpoints[brought.checkpoint] = brought
 
@@ -194,17 +207,17 @@ class MemoryEngine:
     async def snapshots(self) -> dict[str, Sequence[Snapshot]]:
         return {self.node_id: (*self.kept.values(), *self.checkpoints.values())}
 
-    async def discard(self, node: str, sandbox: str, through: int) -> None:
-        for key in [key for key in self.kept if key[0] == sandbox and key[1] <= through]:
+    async def discard(self, node: str, sandbox: str, through: int, role: Role = MAIN) -> None:
+        for key in [key for key in self.kept if key == body(sandbox, min(key[1], through), role)]:
             del self.kept[key]
 
-    async def claim(self, node: str, sandbox: str, epoch: int) -> Claim | None:
-        return self.machines.get((sandbox, epoch))
+    async def claim(self, node: str, sandbox: str, epoch: int, role: Role = MAIN) -> Claim | None:
+        return self.machines.get(body(sandbox, epoch, role))
 
-    async def extend(self, node: str, sandbox: str, epoch: int, not_after: int) -> None:
-        if (sandbox, epoch) in self.machines:
-            claim = self.machines[sandbox, epoch]
-            self.machines[sandbox, epoch] = claim.model_copy(update={"not_after": not_after})
+    async def extend(self, node: str, sandbox: str, epoch: int, not_after: int, role: Role = MAIN) -> None:
+        key = body(sandbox, epoch, role)
+        if key in self.machines:
+            self.machines[key] = self.machines[key].model_copy(update={"not_after": not_after})
 
     async def claims(self) -> dict[str, Sequence[Claim]]:
         return {self.node_id: tuple(self.machines.values())}
@@ -237,9 +250,9 @@ class MemoryEngine:
     async def leaks(self) -> Leaks:
         return Leaks(leaks=())
 
-    def die(self, sandbox: str, reason: DeathReason, at: int) -> None:
+    def die(self, sandbox: str, reason: DeathReason, at: int, role: Role = MAIN) -> None:
         """End a machine under its sandbox."""
-        key = next(key for key in self.machines if key[0] == sandbox)
+        key = next(key for key, one in self.machines.items() if (one.sandbox, one.role) == (sandbox, role))
         change = {"state": ClaimState.DEAD, "reason": reason, "died_at": at}
         self.machines[key] = self.machines[key].model_copy(update=change)
 
@@ -279,16 +292,18 @@ class AnswersLost(MemoryEngine):
         self._maybe_lose()
         return placed
 
-    async def release(self, node: str | None, sandbox: str, epoch: int) -> Release:
-        released = await super().release(node, sandbox, epoch)
+    async def release(self, node: str | None, sandbox: str, epoch: int, role: Role = MAIN) -> Release:
+        released = await super().release(node, sandbox, epoch, role)
         self._maybe_lose()
         return released
 
-    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool, or_files: bool) -> Snapshot:
-        if (sandbox, epoch) not in self.kept:
-            await super().pause(node, sandbox, epoch, if_idle=if_idle, or_files=or_files)
+    async def pause(
+        self, node: str, sandbox: str, epoch: int, role: Role = MAIN, *, if_idle: bool, or_files: bool
+    ) -> Snapshot:
+        if body(sandbox, epoch, role) not in self.kept:
+            await super().pause(node, sandbox, epoch, role, if_idle=if_idle, or_files=or_files)
         self._maybe_lose()
-        return self.kept[sandbox, epoch]
+        return self.kept[body(sandbox, epoch, role)]
 
     async def checkpoint(self, node: str, sandbox: str, epoch: int, checkpoint: str, *, memory: bool) -> Snapshot:
         taken = await super().checkpoint(node, sandbox, epoch, checkpoint, memory=memory)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from boxkeep_server.model.ids import new_id
-from boxkeep_server.model.node_api import ClaimWish, IsolationFacts, LeakCount, Leaks, Snapshot, SnapshotBases
+from boxkeep_server.model.machines import Key
+from boxkeep_server.model.node_api import ClaimWish, IsolationFacts, LeakCount, Leaks, Role, Snapshot, SnapshotBases
 from boxkeep_server.node.bases import Bases
 from boxkeep_server.node.files import files_in
 from boxkeep_server.node.images import Images
-from boxkeep_server.node.keys import Key
 from boxkeep_server.node.layer import (
     Birth,
     Busy,
@@ -284,10 +284,10 @@ class Layer:
         digests = {"image": snapshot.digest, "guest": "guest-1", "runtime": "any"}
         return Revival(image, digests, Origin(Path("/disk"), memory if snapshot.keeps == "memory" else None))
 
-    async def discard(self, sandbox: str, through: int) -> int:
+    async def discard(self, sandbox: str, through: int, role: Role) -> int:
         self._step("layer: discard")
         keys = ((name, Key.named(name)) for name in self.host.kept)
-        old = [name for name, key in keys if key and key.sandbox == sandbox and key.epoch <= through]
+        old = [name for name, key in keys if key and key == (sandbox, min(key.epoch, through), role)]
         for name in old:
             del self.host.kept[name]
         return len(old)

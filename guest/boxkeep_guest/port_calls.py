@@ -1,4 +1,4 @@
-"""Operations on ports: what listens inside, and bytes both ways to it."""
+"""Operations on ports: what listens inside, bytes both ways to it, and to whoever comes to a port of the host's."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,22 @@ from boxkeep_guest.listeners import described, listening
 
 CONNECT_SECONDS = 10.0
 _LOOPBACKS = ("127.0.0.1", "::1")
+TRIES = 16
+WAITING_MOST = 64
+
+
+class _Door:
+    """A port at which we listen for the host. `turn` is that of the call that takes the next who comes."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.listener = listener
+        self.turn = asyncio.Lock()
+
+    @property
+    def port(self) -> int:
+        """Where it is."""
+        port: int = self.listener.getsockname()[1]
+        return port
 
 
 class PortCalls:
@@ -19,10 +35,15 @@ class PortCalls:
 
     def __init__(self, own: int) -> None:
         self._own = own
+        self._doors: dict[int, _Door] = {}
 
     def ops(self) -> dict[str, Op]:
         """The operations by name."""
-        return {"port.list": Op(self._list), "port.dial": Op(self._dial, counted=False, duplex=True)}
+        return {
+            "port.list": Op(self._list),
+            "port.dial": Op(self._dial, counted=False, duplex=True),
+            "port.accept": Op(self._accept, counted=False, duplex=True),
+        }
 
     async def _list(self, call: Call) -> None:
         await call.answer(listeners=await asyncio.get_running_loop().run_in_executor(None, self._listeners))
@@ -37,6 +58,32 @@ class PortCalls:
         with await _connect(port, (*_LOOPBACKS, call.connection.own_address)) as program:
             await call.answer()
             await _relay(call, program)
+
+    async def _accept(self, call: Call) -> None:
+        door = self._door(call.fields.integer("port", least=1024, most=65535 - TRIES))
+        await call.answer(port=door.port)
+        async with door.turn:
+            program, _ = await asyncio.get_running_loop().sock_accept(door.listener)
+        with program:
+            program.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await call.json({"accepted": True})
+            await _relay(call, program)
+
+    def _door(self, wished: int) -> _Door:
+        """The door that was wished at a port: there, or at the next that was free. It stays once it is there, so that
+        who comes while nobody of the host's waits is waited for."""
+        if wished not in self._doors:
+            self._doors[wished] = _Door(_listen(wished))
+        return self._doors[wished]
+
+
+def _listen(wished: int) -> socket.socket:
+    for port in range(wished, wished + TRIES):
+        with contextlib.suppress(OSError):
+            listener = socket.create_server((_LOOPBACKS[0], port), backlog=WAITING_MOST)
+            listener.setblocking(False)
+            return listener
+    raise Refused("exists", f"The ports from {wished} on are all taken")
 
 
 async def _connect(port: int, addresses: tuple[str, ...]) -> socket.socket:

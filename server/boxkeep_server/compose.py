@@ -28,6 +28,7 @@ from boxkeep_server.control.fleet import Fleet
 from boxkeep_server.control.idempotency import Idempotency
 from boxkeep_server.control.keys import Keys
 from boxkeep_server.control.liveness import Liveness
+from boxkeep_server.control.machines import Wishes
 from boxkeep_server.control.pausing import Pausing
 from boxkeep_server.control.presence import Attendance
 from boxkeep_server.control.previews import Previews
@@ -44,6 +45,7 @@ from boxkeep_server.control.reconcile.expire import Expire
 from boxkeep_server.control.reconcile.extend import Extend
 from boxkeep_server.control.reconcile.follow import Follow, remembered
 from boxkeep_server.control.reconcile.idle import Idle
+from boxkeep_server.control.reconcile.mend import Mend
 from boxkeep_server.control.reconcile.observe import Observe
 from boxkeep_server.control.reconcile.pause import Pause
 from boxkeep_server.control.reconcile.place import Place
@@ -177,6 +179,7 @@ def control_over(
     upload = Upload(database, steps, copies, monotonic_ms)
     no_room_wait_ms = settings.control.no_room_wait_ms
     place = Place(database, steps, engine, reacher, seal, fleet, copies, no_room_wait_ms=no_room_wait_ms)
+    mend = Mend(database, steps, engine, reacher, Wishes(database, seal, now_ms), monotonic_ms)
     take = Take(database, steps, engine)
     reach = Reach(map(str, settings.control.webhook_networks))
     poster = Poster(reach, Lookup(), ssl.create_default_context())
@@ -229,6 +232,7 @@ def control_over(
         *([Round("upload", upload.run_once, 5.0, (UPLOAD,))] if snapshots_copied(settings) else []),
         Round("tidy", upload.tidy, 30.0, (DISCARD,)),
         Round("observe", observe.run_once, 2.0, (OBSERVE,)),
+        Round("mend", mend.run_once, 2.0, (OBSERVE,)),
         Round("extend", Extend(database, steps, engine).run_once, 2.0, (EXTEND,)),
         *accompanied.rounds,
         Round("deliver", deliver.run_once, 0.25, (DELIVER,)),
@@ -277,6 +281,7 @@ def control_over(
         crowds=(
             place.crowd,
             pause.crowd,
+            mend.crowd,
             take.crowd,
             upload.crowd,
             release.last_looks.crowd,

@@ -15,6 +15,7 @@ from boxkeep_server.control.handoffs import DRIVE, Handoffs
 from boxkeep_server.control.reconcile.attend import Attend
 from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.reconcile.drive import Drive
+from boxkeep_server.control.reconcile.link import Link
 from boxkeep_server.control.reconcile.publish import Publish
 from boxkeep_server.control.reconcile.runner import Round
 from boxkeep_server.control.reconcile.work import Work
@@ -26,6 +27,7 @@ from boxkeep_server.control.secrets import Secrets
 from boxkeep_server.control.steps import ATTEND, WORK, Steps
 from boxkeep_server.control.strays import Strays
 from boxkeep_server.control.visits import Visits
+from boxkeep_server.model.browsers import NAME as BROWSER
 from boxkeep_server.store.database import Database
 
 
@@ -56,8 +58,9 @@ class Publishing:
         return Artifacts(self.database, self.steps, self.sandboxes, self._files(visits), self.blobs, self.strays)
 
     def recordings(self, visits: Visits) -> Recordings:
-        """Recordings of the same."""
-        return Recordings(self.database, self.steps, visits, self._files(visits), self.artifacts(visits))
+        """Recordings of their browsers."""
+        there = visits.towards(BROWSER)
+        return Recordings(self.database, self.steps, there, self._files(there), self.artifacts(there))
 
     def salvage(self, visits: Visits) -> Salvage:
         """The last look into sandboxes that are ending, into which `visits` lead."""
@@ -75,17 +78,20 @@ def companions_over(
     database, steps, sandboxes = publishing.database, publishing.steps, publishing.sandboxes
     companions = Companions(database, steps, own)
     handoffs = Handoffs(database, steps, sandboxes)
-    browsers = Browsers(sandboxes, secrets, companions, handoffs, visits, recording_s)
+    browsers = Browsers(sandboxes, secrets, companions, handoffs, visits.towards(BROWSER), recording_s)
     agents = Agents(database, steps, changes, sandboxes, companions, visits)
     attend = Attend(database, companions, lambda sandbox: (*browsers.wanted(sandbox), *agents.wanted(sandbox)))
     drive = Drive(database, companions)
-    work = Work(database, steps, companions, agents, handoffs)
+    link = Link(database, companions, own)
+    work = Work(database, steps, companions, agents, handoffs, link.port)
     publish = Publish(database, publishing.recordings(own), monotonic_ms)
     rounds = (
         Round("attend", attend.run_once, 0.5, (ATTEND,)),
+        Round("link", link.run_once, 0.5, (ATTEND,)),
         Round("drive", drive.run_once, 0.5, (DRIVE,)),
         Round("work", work.run_once, 0.5, (WORK,)),
         Round("publish", publish.run_once, 1.0),
         Round("lapse", handoffs.expire_once, 0.5),
     )
-    return Accompanied(browsers, agents, handoffs, rounds, (attend.crowd, drive.crowd, work.crowd, publish.crowd))
+    crowds = (attend.crowd, link.crowd, drive.crowd, work.crowd, publish.crowd)
+    return Accompanied(browsers, agents, handoffs, rounds, crowds)

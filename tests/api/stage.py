@@ -47,7 +47,7 @@ from boxkeep_server.control.visits import Visits
 from boxkeep_server.control.webhooks import Webhooks
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 from boxkeep_server.model.ids import new_id
-from boxkeep_server.model.node_api import Claim, ClaimState
+from boxkeep_server.model.node_api import Claim, ClaimState, Role
 from boxkeep_server.model.node_api import Release as Remains
 from boxkeep_server.model.plans import BUILT_IN, Plan
 from boxkeep_server.model.previews import PreviewUrls
@@ -109,10 +109,10 @@ class HandPlayedNode:
             last_seen_at=0,
         )
 
-    async def claim(self, node: str, sandbox: str, epoch: int) -> Claim | None:
+    async def claim(self, node: str, sandbox: str, epoch: int, role: str = "main") -> Claim | None:
         return self.claims.get((sandbox, epoch))
 
-    async def release(self, node: str | None, sandbox: str, epoch: int) -> Remains:
+    async def release(self, node: str | None, sandbox: str, epoch: int, role: str = "main") -> Remains:
         return self.remains.get(sandbox, Remains())
 
 
@@ -123,8 +123,8 @@ class LooseReacher(Reacher):
         super().__init__(*parts)
         self.guests: dict[str, GuestAddress] = {}
 
-    async def _address(self, sandbox: Sandbox) -> GuestAddress:
-        await super()._address(sandbox)
+    async def _address(self, sandbox: Sandbox, role: Role) -> GuestAddress:
+        await super()._address(sandbox, role)
         return self.guests[sandbox.id]
 
 
@@ -292,7 +292,7 @@ class Stage:
         """Bring a queued sandbox to `ready`, as placing does."""
         queued = await self.sandboxes.state(sandbox_id)
         assert queued is not None
-        assigning = await self.steps.step(queued, Status.ASSIGNING, epoch=1)
+        assigning = await self.steps.step(queued, Status.ASSIGNING, epoch=1, sides=dict.fromkeys(queued.sides, 1))
         assert assigning is not None
         self.node.bind(assigning, address)
         self.reacher.guests[sandbox_id] = address

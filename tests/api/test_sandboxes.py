@@ -21,6 +21,7 @@ from tests.api.stage import Stage, staged
 from tests.guests import GuestProgram
 
 PATH = "/v1/sandboxes"
+PAIRED = {"browser": {"mode": "paired-banata-browser"}}
 
 CREATE_REFUSED = [
     ({"runtime": "node"}, "Invalid runtime. Must be one of: bun, python, base"),
@@ -117,7 +118,7 @@ async def test_a_duration_over_the_plan_says_so(stage: Stage) -> None:
 
 
 async def test_plan_gates_come_before_what_is_not_built(stage: Stage, api: httpx.AsyncClient) -> None:
-    paired = {"capabilities": {"browser": {"mode": "paired-banata-browser"}}}
+    paired = {"capabilities": PAIRED}
     async with stage.client(await stage.key("poor", "free")) as client:
         response = await client.post(PATH, json=paired)
     assert response.status_code == 403
@@ -127,9 +128,11 @@ async def test_plan_gates_come_before_what_is_not_built(stage: Stage, api: httpx
         "requiredPlan": "pro",
         "currentPlan": "free",
     }
-    response = await api.post(PATH, json=paired)
-    assert response.status_code == 501
-    assert "browser.mode: paired-banata-browser" in response.json()["error"]
+    assert (await api.post(PATH, json=paired)).status_code == 200
+    for kept in ({"ephemeral": False}, {"capabilities": {**PAIRED, "storage": {"workspace": "checkpointed"}}}):
+        response = await api.post(PATH, json={**paired, **kept})
+        assert response.status_code == 501
+        assert "Checkpoints of a sandbox with browser.mode: paired-banata-browser" in response.json()["error"]
 
 
 async def test_a_recording_is_of_the_pro_plan_and_above(stage: Stage) -> None:

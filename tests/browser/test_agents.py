@@ -250,6 +250,24 @@ def test_it_uses_the_sandboxs_browser_and_asks_for_a_person(api: Api, isolation:
         assert ended(box, latest["taskId"])["result"]["text"] == "on it"
 
 
+def test_it_uses_a_browser_in_a_machine_of_its_own(api: Api, isolation: str) -> None:
+    browser = {"mode": "paired-banata-browser"}
+    page = "data:text/html,<title>elsewhere</title><button onclick=\"this.textContent='pressed'\">Press me</button>"
+    with with_agent(api, isolation, capabilities={"browser": browser}) as box:
+        eventually("the browser", lambda: box.api.get(box.id)["browserPreview"]["status"] == "ready", READY_S, 0.3)
+        task = queue(
+            box,
+            call("sandbox_browser_open", url=page),
+            call("sandbox_browser_click", ref="1.1"),
+            call("sandbox_browser_read"),
+            {"text": "done"},
+        )
+        assert ended(box, task)["status"] == "completed"
+        tools = [data for event, data in events(box, task) if event == "tool" and data["state"] == "completed"]
+        assert "«elsewhere»" in tools[0]["output"], tools
+        assert "pressed" in tools[-1]["output"], tools
+
+
 def pending(box: Sandbox) -> dict[str, Any] | None:
     response = box.api.ask("GET", "/handoff", params={"id": box.id})
     seen: dict[str, Any] = response.json()

@@ -122,6 +122,27 @@ async def test_what_a_node_has_not_is_unsupported(engine: Engine) -> None:
         await engine.place(wish(image="none-such"))
 
 
+async def test_each_role_of_a_sandbox_has_its_own_machine_end_time_snapshot_and_end(engine: Engine) -> None:
+    sandbox = wish().sandbox
+    for role in ("main", "browser"):
+        node, _ = await engine.place(wish(sandbox, role=role, isolation="runsc"))
+    await engine.extend(node, sandbox, 1, 9_000_000, "browser")
+    known = {claim.role: claim for claim in (await engine.claims())[node]}
+    assert known["main"].machine != known["browser"].machine
+    assert known["main"].not_after != known["browser"].not_after == 9_000_000
+    kept = await engine.pause(node, sandbox, 1, "browser", if_idle=False, or_files=True)
+    assert (kept.role, kept.name) == ("browser", f"{sandbox}-1-browser")
+    assert await engine.claim(node, sandbox, 1, "browser") is None
+    await engine.release(node, sandbox, 1)
+    assert await engine.claims() == {node: ()}
+    await engine.discard(node, sandbox, 1)
+    assert [one.name for one in (await engine.snapshots())[node]] == [kept.name]
+    _, resumed = await engine.place(wish(sandbox, 2, role="browser", isolation="runsc", resume=1))
+    assert (resumed.role, resumed.epoch) == ("browser", 2)
+    await engine.discard(node, sandbox, 1, "browser")
+    assert (await engine.snapshots())[node] == ()
+
+
 async def test_an_end_time_is_told(engine: Engine) -> None:
     wanted = wish()
     node, _ = await engine.place(wanted)

@@ -69,6 +69,8 @@ def queued(organisation: str, **fields: Any) -> Sandbox:
         "billed_ms": 0,
         "created_by": new_id(),
         "lifecycle": Lifecycle("pause", 5000, True),
+        "sides": {"browser": 3},
+        "kept_sides": {"browser": 2},
     }
     absent = {name: None for name in Sandbox.__slots__ if name not in values}
     return Sandbox(**{**absent, **values, **fields})

@@ -29,6 +29,7 @@ DIGESTS = st.lists(st.text("0123456789abcdef", min_size=32, max_size=32), min_si
         ({"documents": {"libreofficeHeadless": True}}, "bun-documents"),
         ({"documents": {"libreofficeHeadless": False}, "browser": {"mode": "none"}}, "bun"),
         ({"browser": {"mode": "local-chromium"}}, "bun-browser"),
+        ({"browser": {"mode": "paired-banata-browser"}}, "bun"),
         ({"browser": {"mode": "local-chromium"}, "documents": {"libreofficeHeadless": True}}, "bun-browser"),
         ({"opencode": {"enabled": True}}, "bun-opencode"),
         ({"agent": {"enabled": True}, "documents": {"libreofficeHeadless": True}}, "bun-documents-opencode"),

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import ClaimState, DeathReason
-from boxkeep_server.node.keys import Key
 from boxkeep_server.node.pool import Kind
 from tests.node_worlds import Body, Host, Layer, adopted, service_over, until, wish
 

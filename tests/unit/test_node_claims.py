@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from boxkeep_server.model.ids import new_id
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import ClaimState, DeathReason
 from boxkeep_server.node import refusals
-from boxkeep_server.node.keys import Key
 from boxkeep_server.node.pool import Kind
 from tests.node_worlds import ComesLate, DiesYoung, ForgetsToDie, Host, Layer, NeverStarts, adopted, until, wish
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import ClaimState, ClaimWish, Snapshot
 from boxkeep_server.node import refusals
-from boxkeep_server.node.keys import Key
 from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.service import Service
 from tests.node_worlds import Host, Killed, Layer, Mine, service_over, wish

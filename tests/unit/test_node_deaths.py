@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import Claim, ClaimState, DeathReason
 from boxkeep_server.node import refusals
-from boxkeep_server.node.keys import Key
 from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.room import Memory
 from boxkeep_server.node.service import Service

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import ClaimState, ClaimWish, DeathReason
 from boxkeep_server.node import refusals
-from boxkeep_server.node.keys import Key
 from boxkeep_server.node.layer import MachineFailed, Subject
 from boxkeep_server.node.service import Service
 from tests.node_worlds import Host, Kept, Layer, adopted, until, wish

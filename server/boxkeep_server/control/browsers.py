@@ -104,9 +104,7 @@ class Browsers:
         """
         sandbox = await self._sandboxes.get(caller, sandbox_id)
         if browser_wish(sandbox.capabilities) is None:
-            raise Conflict(
-                "The sandbox has no browser: it was not created with capabilities.browser.mode local-chromium"
-            )
+            raise Conflict("The sandbox has no browser: it was not created with one in capabilities.browser.mode")
         browser = await self.of(sandbox)
         if browser is None:
             raise NotReady

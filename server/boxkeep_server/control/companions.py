@@ -61,7 +61,8 @@ class Kind:
 
 
 class Companions:
-    """Keeps companions of ready sandboxes. `visits` are of its own: what it does keeps no sandbox awake."""
+    """Keeps companions of ready sandboxes, each in that of their machines that has its name, if there is one. `visits`
+    are of its own: what it does keeps no sandbox awake."""
 
     def __init__(
         self, database: Database, steps: Steps, visits: Visits, backoff_s: Sequence[float] = BACKOFF_S
@@ -81,7 +82,7 @@ class Companions:
         one = await self._known(sandbox, kind)
         failures = 0
         while one.state is not CompanionState.FAILED:
-            visit = await self._visits.of(sandbox.id)
+            visit = await self._visits.towards(kind.name).of(sandbox.id)
             if visit.sandbox.epoch != sandbox.epoch:
                 return
             process = read_process(await visit.call(await kind.request(one.process)))
@@ -129,7 +130,7 @@ class Companions:
         self._orders[number] = sandbox.id, name, answer
         line = orjson.dumps({**order, "id": number}) + b"\n"
         try:
-            visit = await self._visits.of(sandbox.id)
+            visit = await self._visits.towards(name).of(sandbox.id)
             await visit.upload({"op": "process.stdin", "id": one.process, "close": False}, _whole(line))
             async with asyncio.timeout(ORDER_S):
                 said = await answer

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from boxkeep_server.guestwire.address import GuestAddress
+from boxkeep_server.model.node_api import Role
 from boxkeep_server.model.sandboxes import Sandbox
 
 
@@ -18,5 +19,5 @@ class Ways(Protocol):
     def enters(self, sandbox: Sandbox) -> bool:
         """Whether these ways lead into a sandbox in its present state."""
 
-    async def address(self, sandbox: Sandbox) -> GuestAddress:
-        """Where the guest of a sandbox is that these ways lead into. Raises `NotReady`."""
+    async def address(self, sandbox: Sandbox, role: Role) -> GuestAddress:
+        """Where the guest of a sandbox is that these ways lead into, in its machine of that role. Raises `NotReady`."""

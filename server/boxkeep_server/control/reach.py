@@ -4,11 +4,13 @@ from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.engine.interface import Engine, NodeAway
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 from boxkeep_server.model.errors import NotReady, Unavailable
-from boxkeep_server.model.node_api import Claim, ClaimState
+from boxkeep_server.model.machines import Key
+from boxkeep_server.model.node_api import Claim, ClaimState, Role
 from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.statuses import Status
 
 MOST_REMEMBERED = 20_000
+_NOBODY_THERE = (ClaimState.STARTING, ClaimState.DEAD)
 
 
 def address_of(claim: Claim) -> GuestAddress:
@@ -34,9 +36,9 @@ class LastLook:
         """See `Ways.enters`."""
         return sandbox.status is Status.ENDING
 
-    async def address(self, sandbox: Sandbox) -> GuestAddress:
+    async def address(self, sandbox: Sandbox, role: Role) -> GuestAddress:
         """See `Ways.address`."""
-        return await self._reacher.last_address(sandbox)
+        return await self._reacher.last_address(sandbox, role)
 
 
 class Reacher:
@@ -46,17 +48,22 @@ class Reacher:
         self._sandboxes = sandboxes
         self._engine = engine
         self._guests = guests
-        self._known: dict[tuple[str, int], GuestAddress] = {}
+        self._known: dict[Key, GuestAddress] = {}
 
     def remember(self, claim: Claim) -> None:
         """Note where a machine is that was just claimed; of very many the first is forgotten, to be asked for again."""
         if len(self._known) >= MOST_REMEMBERED:
             self._known.pop(next(iter(self._known)))
-        self._known[claim.sandbox, claim.epoch] = address_of(claim)
+        self._known[Key.of(claim)] = address_of(claim)
 
-    def forget(self, sandbox_id: str, epoch: int) -> None:
+    def forget(self, sandbox: Sandbox) -> None:
+        """All machines of a sandbox are gone: close what is open to them."""
+        for key in sandbox.machines:
+            self.forget_machine(key)
+
+    def forget_machine(self, key: Key) -> None:
         """A machine is gone: close what is open to it."""
-        address = self._known.pop((sandbox_id, epoch), None)
+        address = self._known.pop(key, None)
         if address is not None:
             self._guests.forget(address)
 
@@ -76,14 +83,14 @@ class Reacher:
         """See `Ways.enters`."""
         return sandbox.running
 
-    async def last_address(self, sandbox: Sandbox) -> GuestAddress:
+    async def last_address(self, sandbox: Sandbox, role: Role) -> GuestAddress:
         """Where the guest of an ending sandbox is. Raises as `address`."""
         if sandbox.status is not Status.ENDING:
             raise NotReady
-        return await self._address(sandbox)
+        return await self._address(sandbox, role)
 
-    async def address(self, sandbox: Sandbox) -> GuestAddress:
-        """Where the guest of a ready sandbox is.
+    async def address(self, sandbox: Sandbox, role: Role) -> GuestAddress:
+        """Where the guest of a ready sandbox is, in its machine of that role.
 
         Raises:
             NotReady: it is not ready, or its machine is gone.
@@ -91,19 +98,20 @@ class Reacher:
         """
         if not sandbox.running:
             raise NotReady
-        return await self._address(sandbox)
+        return await self._address(sandbox, role)
 
-    async def _address(self, sandbox: Sandbox) -> GuestAddress:
-        if sandbox.node is None:
+    async def _address(self, sandbox: Sandbox, role: Role) -> GuestAddress:
+        key = next((one for one in sandbox.machines if one.role == role), None)
+        if sandbox.node is None or key is None:
             raise NotReady
-        known = self._known.get((sandbox.id, sandbox.epoch))
+        known = self._known.get(key)
         if known is not None:
             return known
         try:
-            claim = await self._engine.claim(sandbox.node, sandbox.id, sandbox.epoch)
+            claim = await self._engine.claim(sandbox.node, *key)
         except NodeAway as error:
             raise Unavailable("The sandbox's node is away") from error
-        if claim is None or claim.state is ClaimState.DEAD:
+        if claim is None or claim.state in _NOBODY_THERE:
             raise NotReady
         self.remember(claim)
         return address_of(claim)

@@ -11,12 +11,14 @@ from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.secrets import Secrets
 from boxkeep_server.control.steps import ANY, EXTEND, PLACE, Steps
+from boxkeep_server.model.browsers import sides_of
 from boxkeep_server.model.checkpoints import CheckpointNotFound, CheckpointState
 from boxkeep_server.model.cursors import cursor_of, read_cursor
 from boxkeep_server.model.errors import Conflict, Invalid, LimitReached, NotBuilt, SandboxNotFound, Unavailable
 from boxkeep_server.model.events import QUIET, Event, EventType
 from boxkeep_server.model.ids import is_id, new_id
 from boxkeep_server.model.images import image_of, software_for, software_of
+from boxkeep_server.model.machines import SIDE_IMAGES
 from boxkeep_server.model.plans import DEFAULT_DURATION_MS, LONGEST_DURATION_MS, Plan
 from boxkeep_server.model.sandboxes import DEFAULT_RUNTIME, NewSandbox, Reason, Sandbox
 from boxkeep_server.model.statuses import OVER, Status
@@ -93,8 +95,9 @@ class Sandboxes:
             if any(one is not None for one in made):  # all were made at once
                 return [one for one in made if one is not None and one.organisation == caller.organisation]
             wish, image = await _begun_from(connection, caller, wish)
-            if wish.from_checkpoint is None:
-                self._check_image(image)
+            beside = [SIDE_IMAGES[role] for role in sides_of(wish.capabilities)]
+            for needed in beside if wish.from_checkpoint else [image, *beside]:
+                self._check_image(needed)
             await self.check_limits(connection, caller.organisation, plan, len(ids))
             new = [self._new(caller, wish, image, one) for one in ids]
             for one in new:
@@ -155,6 +158,7 @@ class Sandboxes:
             lifecycle=wish.lifecycle,
             from_checkpoint=wish.from_checkpoint,
             origin=wish.from_checkpoint,
+            sides=dict.fromkeys(sides_of(wish.capabilities), 0),
         )
 
     async def check_limits(self, connection: Any, organisation: str, plan: Plan, more: int = 1) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -29,6 +30,7 @@ from boxkeep_server.model.errors import (
     TooLarge,
     Unavailable,
 )
+from boxkeep_server.model.machines import MAIN
 from boxkeep_server.model.sandboxes import Sandbox
 
 LONGEST_MESSAGE = 500
@@ -241,12 +243,19 @@ class Visits:
         monotonic_ms: Callable[[], float],
         awake: Callable[[str, Sandbox], Awaitable[Sandbox]],
     ) -> None:
+        self._towards: str = MAIN
         self._ways = ways
         self._pool = pool
         self._liveness = liveness
         self._monotonic_ms = monotonic_ms
         self._awake = awake
         self._used_at: OrderedDict[str, float] = OrderedDict()
+
+    def towards(self, name: str) -> "Visits":
+        """The same, into those machines in which what is called so runs; see `Sandbox.role_for`."""
+        other = copy(self)
+        other._towards = name
+        return other
 
     async def begin(self, caller: Caller, sandbox_id: str) -> Visit:
         """A way into a caller's sandbox.
@@ -297,4 +306,6 @@ class Visits:
     async def _into(self, sandbox: Sandbox) -> Visit:
         if not self._ways.enters(sandbox):
             raise NotReady
-        return Visit(sandbox, await self._ways.address(sandbox), self._pool, self._liveness)
+        return Visit(
+            sandbox, await self._ways.address(sandbox, sandbox.role_for(self._towards)), self._pool, self._liveness
+        )

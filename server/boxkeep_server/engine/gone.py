@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 
 from boxkeep_server.engine.interface import NodeAway
+from boxkeep_server.model.machines import MAIN
 from boxkeep_server.model.node_api import (
     BaseKind,
     Claim,
@@ -12,6 +13,7 @@ from boxkeep_server.model.node_api import (
     Leaks,
     NodeFacts,
     Release,
+    Role,
     Snapshot,
     SnapshotBases,
 )
@@ -24,22 +26,24 @@ class GoneEngine:
         """See `Engine.place`."""
         raise NodeAway("the node was taken down")
 
-    async def release(self, node: str | None, sandbox: str, epoch: int) -> Release:
+    async def release(self, node: str | None, sandbox: str, epoch: int, role: Role = MAIN) -> Release:
         """See `Engine.release`: all is gone already."""
         return Release()
 
-    async def claim(self, node: str, sandbox: str, epoch: int) -> Claim | None:
+    async def claim(self, node: str, sandbox: str, epoch: int, role: Role = MAIN) -> Claim | None:
         """See `Engine.claim`."""
         return None
 
-    async def extend(self, node: str, sandbox: str, epoch: int, not_after: int) -> None:
+    async def extend(self, node: str, sandbox: str, epoch: int, not_after: int, role: Role = MAIN) -> None:
         """See `Engine.extend`."""
 
     async def claims(self) -> dict[str, Sequence[Claim]]:
         """See `Engine.claims`."""
         raise NodeAway("the node was taken down")
 
-    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool, or_files: bool) -> Snapshot:
+    async def pause(
+        self, node: str, sandbox: str, epoch: int, role: Role = MAIN, *, if_idle: bool, or_files: bool
+    ) -> Snapshot:
         """See `Engine.pause`."""
         raise NodeAway("the node was taken down")
 
@@ -80,7 +84,7 @@ class GoneEngine:
         """See `Engine.snapshots`."""
         raise NodeAway("the node was taken down")
 
-    async def discard(self, node: str, sandbox: str, through: int) -> None:
+    async def discard(self, node: str, sandbox: str, through: int, role: Role = MAIN) -> None:
         """See `Engine.discard`: what is left is collected once there is a node again."""
 
     async def nodes(self) -> Sequence[NodeFacts]:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from typing import Protocol
 
+from boxkeep_server.model.machines import MAIN
 from boxkeep_server.model.node_api import (
     BaseKind,
     Claim,
@@ -11,6 +12,7 @@ from boxkeep_server.model.node_api import (
     Leaks,
     NodeFacts,
     Release,
+    Role,
     Snapshot,
     SnapshotBases,
 )
@@ -76,7 +78,9 @@ class Engine(Protocol):
             NodeAway, PlacementLate, NoRoom, Unsupported, AlreadyReleased, PlacementFailed, SnapshotUnfit
         """
 
-    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool, or_files: bool) -> Snapshot:
+    async def pause(
+        self, node: str, sandbox: str, epoch: int, role: Role = MAIN, *, if_idle: bool, or_files: bool
+    ) -> Snapshot:
         """Have a machine kept, durably, and then gone; the same snapshot when asked again. With `or_files` memory that
         cannot be written is given up, and the snapshot says so.
 
@@ -154,28 +158,28 @@ class Engine(Protocol):
             NodeAway
         """
 
-    async def discard(self, node: str, sandbox: str, through: int) -> None:
-        """Have every snapshot of a sandbox up to that epoch gone.
+    async def discard(self, node: str, sandbox: str, through: int, role: Role = MAIN) -> None:
+        """Have every snapshot of a sandbox's role up to that epoch gone.
 
         Raises:
             NodeAway
         """
 
-    async def release(self, node: str | None, sandbox: str, epoch: int) -> Release:
-        """Have everything of a sandbox's epoch gone. What was never there is gone already.
+    async def release(self, node: str | None, sandbox: str, epoch: int, role: Role = MAIN) -> Release:
+        """Have everything of a sandbox's role in an epoch gone. What was never there is gone already.
 
         Raises:
             NodeAway
         """
 
-    async def claim(self, node: str, sandbox: str, epoch: int) -> Claim | None:
+    async def claim(self, node: str, sandbox: str, epoch: int, role: Role = MAIN) -> Claim | None:
         """What the node knows of a sandbox's machine now.
 
         Raises:
             NodeAway
         """
 
-    async def extend(self, node: str, sandbox: str, epoch: int, not_after: int) -> None:
+    async def extend(self, node: str, sandbox: str, epoch: int, not_after: int, role: Role = MAIN) -> None:
         """Tell the node a new end time (epoch ms); without effect where there is no such machine.
 
         Raises:

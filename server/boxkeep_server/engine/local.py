@@ -15,6 +15,7 @@ from boxkeep_server.engine.interface import (
     SnapshotUnfit,
     Unsupported,
 )
+from boxkeep_server.model.machines import MAIN, Key
 from boxkeep_server.model.node_api import (
     BaseKind,
     Claim,
@@ -24,6 +25,7 @@ from boxkeep_server.model.node_api import (
     Message,
     NodeFacts,
     Release,
+    Role,
     Snapshot,
     SnapshotBases,
 )
@@ -61,27 +63,28 @@ class LocalEngine:
             unfit.node = node
             raise
 
-    async def release(self, node: str | None, sandbox: str, epoch: int) -> Release:
+    async def release(self, node: str | None, sandbox: str, epoch: int, role: Role = MAIN) -> Release:
         """See `Engine.release`."""
         with _translated():
-            return _moved(await self._node.release(sandbox, epoch), -self._jump_ms(), "last_seen_at", "died_at")
+            released = await self._node.release(Key(sandbox, epoch, role))
+            return _moved(released, -self._jump_ms(), "last_seen_at", "died_at")
 
     def _ours(self, claim: Claim) -> Claim:
         return _moved(claim, -self._jump_ms(), "claimed_at", "not_after", "last_seen_at", "died_at")
 
-    async def claim(self, node: str, sandbox: str, epoch: int) -> Claim | None:
+    async def claim(self, node: str, sandbox: str, epoch: int, role: Role = MAIN) -> Claim | None:
         """See `Engine.claim`."""
         try:
             with _translated():
-                return self._ours(await self._node.claim(sandbox, epoch))
+                return self._ours(await self._node.claim(Key(sandbox, epoch, role)))
         except (PlacementFailed, AlreadyReleased):
             return None
 
-    async def extend(self, node: str, sandbox: str, epoch: int, not_after: int) -> None:
+    async def extend(self, node: str, sandbox: str, epoch: int, not_after: int, role: Role = MAIN) -> None:
         """See `Engine.extend`."""
         try:
             with _translated():
-                await self._node.extend(sandbox, epoch, not_after + self._jump_ms())
+                await self._node.extend(Key(sandbox, epoch, role), not_after + self._jump_ms())
         except (PlacementFailed, AlreadyReleased):
             return  # it is gone, and `observe` will see that
 
@@ -91,15 +94,17 @@ class LocalEngine:
         with _translated():
             return {node: tuple(map(self._ours, await self._node.claims()))}
 
-    async def pause(self, node: str, sandbox: str, epoch: int, *, if_idle: bool, or_files: bool) -> Snapshot:
+    async def pause(
+        self, node: str, sandbox: str, epoch: int, role: Role = MAIN, *, if_idle: bool, or_files: bool
+    ) -> Snapshot:
         """See `Engine.pause`."""
         with _keeping():
-            return await self._node.pause(sandbox, epoch, if_idle=if_idle, or_files=or_files)
+            return await self._node.pause(Key(sandbox, epoch, role), if_idle=if_idle, or_files=or_files)
 
     async def checkpoint(self, node: str, sandbox: str, epoch: int, checkpoint: str, *, memory: bool) -> Snapshot:
         """See `Engine.checkpoint`."""
         with _keeping():
-            return await self._node.checkpoint(sandbox, epoch, checkpoint, memory=memory)
+            return await self._node.checkpoint(Key(sandbox, epoch), checkpoint, memory=memory)
 
     async def forget(self, node: str, checkpoint: str) -> None:
         """See `Engine.forget`."""
@@ -146,10 +151,10 @@ class LocalEngine:
         with _translated():
             return {node: await self._node.snapshots()}
 
-    async def discard(self, node: str, sandbox: str, through: int) -> None:
+    async def discard(self, node: str, sandbox: str, through: int, role: Role = MAIN) -> None:
         """See `Engine.discard`."""
         with _translated():
-            await self._node.discard(sandbox, through)
+            await self._node.discard(Key(sandbox, through, role))
 
     async def nodes(self) -> Sequence[NodeFacts]:
         """See `Engine.nodes`."""

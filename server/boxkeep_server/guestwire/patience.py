@@ -32,7 +32,7 @@ def idle_seconds(request: dict[str, Any]) -> float | None:
     operation = request.get("op")
     if operation == "watch":
         return WATCH_IDLE_SECONDS
-    if operation in ("process.follow", "process.start", "process.attach", "port.dial"):
+    if operation in ("process.follow", "process.start", "process.attach", "port.dial", "port.accept"):
         return None
     if operation == "process.output" and request.get("follow"):
         return None

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from boxkeep_server.model.companions import Companion, CompanionState
+from boxkeep_server.model.images import LOCAL
+from boxkeep_server.model.node_api import Role
 from boxkeep_server.model.sandboxes import Sandbox
 
 ControlMode = Literal["ai", "shared", "human"]
 NAME: Final = "browser"
-LOCAL: Final = "local-chromium"
+PAIRED: Final = "paired-banata-browser"
+"""The mode of a browser that runs in a machine of its own."""
 WIDTH: Final = 1280
 HEIGHT: Final = 720
 DEVTOOLS_PORT: Final = 9222
@@ -37,9 +40,9 @@ class BrowserWish:
 
 
 def browser_wish(capabilities: Mapping[str, object] | None) -> BrowserWish | None:
-    """The wish among a sandbox's capabilities; None where it is to have no browser of its own."""
+    """The wish among a sandbox's capabilities; None where it is to have no browser."""
     browser = (capabilities or {}).get("browser")
-    if not isinstance(browser, Mapping) or browser.get("mode") != LOCAL:
+    if not isinstance(browser, Mapping) or browser.get("mode") not in (LOCAL, PAIRED):
         return None
     size = browser.get("viewport") or {}
     return BrowserWish(
@@ -50,6 +53,12 @@ def browser_wish(capabilities: Mapping[str, object] | None) -> BrowserWish | Non
         proxy_url=browser.get("byoProxyUrl"),
         recording=browser.get("recording") is True,
     )
+
+
+def sides_of(capabilities: Mapping[str, object] | None) -> tuple[Role, ...]:
+    """The roles of the machines that a sandbox of these capabilities has beside its main one."""
+    browser = (capabilities or {}).get("browser")
+    return ("browser",) if isinstance(browser, Mapping) and browser.get("mode") == PAIRED else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ BASE: Final = "base"
 CHAIN: Final[tuple[Software, ...]] = ("documents", "browser")
 """What is laid over the base, each over all before it."""
 
+LOCAL: Final = "local-chromium"
+"""The mode of a browser that runs in the machine of its user's code, which has to have it then."""
+
 OPENCODE: Final[Software] = "opencode"
 """What is laid over any image, last of all."""
 
@@ -37,11 +40,11 @@ def software_of(image: str) -> frozenset[Software]:
 
 
 def software_for(capabilities: Mapping[str, object] | None) -> frozenset[Software]:
-    """The software that a sandbox needs which has these capabilities."""
+    """The software that a sandbox's main machine needs which has these capabilities."""
     wanted: set[Software] = set()
     if _of(capabilities, "documents").get("libreofficeHeadless"):
         wanted.add("documents")
-    if _of(capabilities, "browser").get("mode") not in (None, "none"):
+    if _of(capabilities, "browser").get("mode") == LOCAL:
         wanted.add("browser")
     if any(_of(capabilities, name).get("enabled") for name in ("opencode", "agent")):
         wanted.add("opencode")

@@ -8,7 +8,7 @@ from pydantic.alias_generators import to_camel
 
 Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{32}$")]
 Isolation = Literal["runsc", "runc"]
-Role = Literal["main"]
+Role = Literal["main", "browser"]
 BaseKind = Literal["layer", "image", "guest"]
 ImageName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 Epoch = Annotated[int, Field(ge=1, lt=1 << 53)]

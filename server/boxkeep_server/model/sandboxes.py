@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from boxkeep_server.model.machines import MAIN, Key
+from boxkeep_server.model.node_api import Role
 from boxkeep_server.model.statuses import Status
 
 Runtime = Literal["bun", "python", "base"]
@@ -93,6 +95,10 @@ class Sandbox:
     `kept_epoch` is the epoch of the snapshot that it goes on from when it gets its next body, None where it has none;
     `remaining_ms` how long it may run then, where that is not a window anew. `stored_epoch` is the last of which there
     is a copy in the store of blobs.
+
+    `sides` are the roles of the machines that it has beside the main one, each with the epoch of the one that it has
+    or had last: that counts for itself, for they are had anew when they die, and the sandbox goes on. `kept_sides` are
+    those of which there is a snapshot beside that of `kept_epoch`, each with its epoch.
     """
 
     id: str
@@ -132,6 +138,26 @@ class Sandbox:
     from_checkpoint: str | None = None
     origin: str | None = None
     stored_epoch: int | None = None
+    sides: Mapping[Role, int] = field(default_factory=dict)
+    kept_sides: Mapping[Role, int] = field(default_factory=dict)
+
+    @property
+    def machines(self) -> tuple[Key, ...]:
+        """What its machines are bound to, the main one first."""
+        return Key(self.id, self.epoch), *(Key(self.id, epoch, role) for role, epoch in self.sides.items())
+
+    @property
+    def kept(self) -> tuple[Key, ...]:
+        """What of it is kept as snapshots that it goes on from, the main machine's first."""
+        if self.kept_epoch is None:
+            return ()
+        sides = (Key(self.id, epoch, role) for role, epoch in self.kept_sides.items())
+        return Key(self.id, self.kept_epoch), *sides
+
+    def role_for(self, name: str) -> Role:
+        """In which of its machines what is called so runs: in that of its own name, if there is one, else in the main
+        one."""
+        return next((role for role in self.sides if role == name), MAIN)
 
     @property
     def kept_in_store(self) -> bool:

@@ -16,6 +16,7 @@ from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from boxkeep_server.model.ids import is_id
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import (
     COPY_KEY_HEADER,
     BaseHeld,
@@ -34,7 +35,6 @@ from boxkeep_server.model.node_api import (
     Snapshots,
 )
 from boxkeep_server.node.bases import NotThatContent
-from boxkeep_server.node.keys import Key
 from boxkeep_server.node.refusals import Broken, Malformed, NodeRefusal, NoSuchClaim, Stranger, Unfit
 from boxkeep_server.node.service import Service
 
@@ -132,7 +132,7 @@ class Api:
 
     async def _discard(self, request: web.Request) -> web.Response:
         key = _key(request)
-        return _answer(Discarded(count=await self._service.discard(key.sandbox, key.epoch)))
+        return _answer(Discarded(count=await self._service.discard(*key)))
 
     async def _bases_of(self, request: web.Request) -> web.Response:
         return _answer(await asyncio.to_thread(self._service.bases_of, _snapshot_name(request)))

@@ -6,9 +6,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from boxkeep_server.model.ids import is_id
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import ClaimState, DeathReason, Id, ImageName, Isolation, Role
 from boxkeep_server.node import durable
-from boxkeep_server.node.keys import Key
 from boxkeep_server.node.layer import Tripwire, no_tripwire
 
 _log = logging.getLogger(__name__)

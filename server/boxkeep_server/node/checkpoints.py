@@ -5,10 +5,10 @@ from asyncio import Task, shield, wait
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import ClaimState, Snapshot
 from boxkeep_server.node import refusals
 from boxkeep_server.node.crew import Crew
-from boxkeep_server.node.keys import Key
 from boxkeep_server.node.layer import Keeper, MachineFailed, Maker, NoSpace, Observer, Unfit
 from boxkeep_server.node.ledger import Held, Ledger, subject_of
 from boxkeep_server.node.records import Machine

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason, Release, Snapshot
 from boxkeep_server.node import refusals
 from boxkeep_server.node.berths import Berths
 from boxkeep_server.node.bindings import Binding, Bindings
 from boxkeep_server.node.crew import Crew
-from boxkeep_server.node.keys import Key
 from boxkeep_server.node.layer import (
     Birth,
     Clock,

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from boxkeep_server.model.node_api import Isolation, IsolationFacts, Snapshot, SnapshotBases
+from boxkeep_server.model.node_api import Isolation, IsolationFacts, Role, Snapshot, SnapshotBases
 from boxkeep_server.node.btrfs_streams import StreamFailed
 from boxkeep_server.node.images import Image
 from boxkeep_server.node.layer import Clock, MachineFailed, NoSpace, Revival, Subject, Unfit
@@ -274,9 +274,9 @@ class Keeper:
             secret=manifest.secret,
         )
 
-    async def discard(self, sandbox: str, through: int) -> int:
+    async def discard(self, sandbox: str, through: int, role: Role) -> int:
         """See `layer.Keeper.discard`."""
-        return await asyncio.to_thread(self.snapshots.discard, sandbox, through)
+        return await asyncio.to_thread(self.snapshots.discard, sandbox, through, role)
 
     async def forget(self, checkpoint: str) -> bool:
         """See `layer.Keeper.forget`."""

@@ -4,8 +4,16 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection,
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from boxkeep_server.model.node_api import ImageName, Isolation, IsolationFacts, NetworkWish, Snapshot, SnapshotBases
-from boxkeep_server.node.keys import Key
+from boxkeep_server.model.machines import Key
+from boxkeep_server.model.node_api import (
+    ImageName,
+    Isolation,
+    IsolationFacts,
+    NetworkWish,
+    Role,
+    Snapshot,
+    SnapshotBases,
+)
 from boxkeep_server.node.parts import Image, Origin
 from boxkeep_server.node.records import Machine
 
@@ -238,8 +246,8 @@ class Keeper(Protocol):
             Unfit
         """
 
-    async def discard(self, sandbox: str, through: int) -> int:
-        """Remove every snapshot that a pause of a sandbox left up to that epoch; how many. May be repeated."""
+    async def discard(self, sandbox: str, through: int, role: Role) -> int:
+        """Remove every snapshot that a pause of a sandbox's role left up to that epoch; how many. May be repeated."""
 
     async def forget(self, checkpoint: str) -> bool:
         """Remove a checkpoint; whether there was one. May be repeated."""

@@ -5,9 +5,9 @@ import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import Claim, ClaimState, Role, Tail
 from boxkeep_server.node.bindings import Binding, Bindings
-from boxkeep_server.node.keys import Key
 from boxkeep_server.node.layer import LastWords, Subject, Use
 from boxkeep_server.node.records import Machine
 from boxkeep_server.node.watch import Hints

@@ -6,10 +6,10 @@ from asyncio import Task, shield, wait
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import ClaimState, DeathReason, Release, Snapshot
 from boxkeep_server.node import refusals
 from boxkeep_server.node.crew import Crew
-from boxkeep_server.node.keys import Key
 from boxkeep_server.node.layer import Busy, Clock, Keeper, MachineFailed, Maker, NoSpace, Observer, Unfit
 from boxkeep_server.node.ledger import Held, Ledger, subject_of
 

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Final
 
-from boxkeep_server.model.ids import is_id
+from boxkeep_server.model.machines import Key
 from boxkeep_server.node import durable
-from boxkeep_server.node.keys import Key
 from boxkeep_server.node.layer import Tripwire, no_tripwire
 
 HOUR_MS: Final = 3_600_000
@@ -47,6 +46,7 @@ class Released:
                 path.unlink()
 
     def _learn(self, line: str) -> None:
-        words = line.split(" ")
-        if len(words) == 4 and is_id(words[0]) and words[1].isdecimal() and words[2] == "main" and words[3].isdecimal():
-            self._at[Key(words[0], int(words[1]), "main")] = int(words[3])
+        what, _, at = line.rpartition(" ")
+        key = Key.named(what.replace(" ", "-"))
+        if key is not None and at.isdecimal():
+            self._at[key] = int(at)

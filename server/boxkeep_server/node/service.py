@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from boxkeep_server.model.node_api import ClaimState, LeakCount, Leaks, NodeFacts, Snapshot, SnapshotBases
+from boxkeep_server.model.machines import MAIN, Key
+from boxkeep_server.model.node_api import ClaimState, LeakCount, Leaks, NodeFacts, Role, Snapshot, SnapshotBases
 from boxkeep_server.node import adoption, refusals
 from boxkeep_server.node.adoption import Findings, Plan
 from boxkeep_server.node.bases import Bases
@@ -17,7 +18,6 @@ from boxkeep_server.node.copies import Copies
 from boxkeep_server.node.crew import Crew
 from boxkeep_server.node.deaths import Deaths
 from boxkeep_server.node.files import Files
-from boxkeep_server.node.keys import Key
 from boxkeep_server.node.layer import Clock, Keeper, MachineFailed, Maker, Observer, Stock, Unfit
 from boxkeep_server.node.ledger import Ledger
 from boxkeep_server.node.metrics import Metrics
@@ -218,10 +218,15 @@ class Service:
             halves = await self._world.keeper.clear(pauses) + await self.checkpoints.clear(checkpoints)
         return len(strays) + halves
 
-    async def discard(self, sandbox: str, through: int) -> int:
-        """Remove every snapshot that a pause of a sandbox left up to that epoch; how many. May be repeated."""
-        await self.copies.stop(lambda name: (key := Key.named(name)) is not None and key.sandbox == sandbox)
-        return await self._world.keeper.discard(sandbox, through)
+    async def discard(self, sandbox: str, through: int, role: Role = MAIN) -> int:
+        """Remove every snapshot that a pause of a sandbox's role left up to that epoch; how many. May be repeated."""
+
+        def is_of_role(name: str) -> bool:
+            key = Key.named(name)
+            return key is not None and (key.sandbox, key.role) == (sandbox, role)
+
+        await self.copies.stop(is_of_role)
+        return await self._world.keeper.discard(sandbox, through, role)
 
     async def forget(self, checkpoint: str) -> bool:
         """Remove a checkpoint; whether there was one. May be repeated."""

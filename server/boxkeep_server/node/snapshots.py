@@ -14,10 +14,10 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from boxkeep_server.model.ids import is_id
-from boxkeep_server.model.node_api import Id, Snapshot
+from boxkeep_server.model.machines import Key
+from boxkeep_server.model.node_api import Id, Role, Snapshot
 from boxkeep_server.node import btrfs, durable
 from boxkeep_server.node.disks import Disks
-from boxkeep_server.node.keys import Key
 
 _log = logging.getLogger(__name__)
 
@@ -158,10 +158,10 @@ class Snapshots:
             if found != manifest.memory[file]:
                 raise Damaged(f"the file {file} of its memory is not what was written")
 
-    def discard(self, sandbox: str, through: int) -> int:
-        """Remove every snapshot that a pause of a sandbox left up to an epoch; how many. May be repeated."""
+    def discard(self, sandbox: str, through: int, role: Role) -> int:
+        """Remove every snapshot that a pause of a sandbox's role left up to an epoch; how many. May be repeated."""
         found = ((Key.named(name), path) for name, path in self._directories())
-        old = [path for key, path in found if key and key.sandbox == sandbox and key.epoch <= through]
+        old = [path for key, path in found if key and key == (sandbox, min(key.epoch, through), role)]
         for path in old:
             self._remove(path)
         return len(old)

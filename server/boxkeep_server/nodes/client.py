@@ -11,6 +11,7 @@ import aiohttp
 import orjson
 from pydantic import BaseModel, ValidationError
 
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import (
     COPY_KEY_HEADER,
     BaseHeld,
@@ -92,36 +93,36 @@ class NodeClient:
         """Every claim."""
         return (await self._call("GET", "/v1/claims", Claims)).claims
 
-    async def claim(self, sandbox: str, epoch: int) -> Claim:
+    async def claim(self, key: Key) -> Claim:
         """One claim."""
-        return await self._call("GET", _path(sandbox, epoch), Claim)
+        return await self._call("GET", _path(key), Claim)
 
-    async def extend(self, sandbox: str, epoch: int, not_after: int) -> Claim:
+    async def extend(self, key: Key, not_after: int) -> Claim:
         """Set when the node ends a machine."""
-        return await self._call("PATCH", _path(sandbox, epoch), Claim, ClaimChange(not_after=not_after))
+        return await self._call("PATCH", _path(key), Claim, ClaimChange(not_after=not_after))
 
-    async def release(self, sandbox: str, epoch: int) -> Release:
+    async def release(self, key: Key) -> Release:
         """Have everything of a claim gone."""
-        return await self._call("DELETE", _path(sandbox, epoch), Release, None, RELEASE_S)
+        return await self._call("DELETE", _path(key), Release, None, RELEASE_S)
 
-    async def pause(self, sandbox: str, epoch: int, *, if_idle: bool, or_files: bool) -> Snapshot:
+    async def pause(self, key: Key, *, if_idle: bool, or_files: bool) -> Snapshot:
         """Keep a machine and release it."""
         wish = PauseWish(if_idle=if_idle, or_files=or_files)
-        return await self._call("POST", f"{_path(sandbox, epoch)}/pause", Snapshot, wish, PAUSE_S)
+        return await self._call("POST", f"{_path(key)}/pause", Snapshot, wish, PAUSE_S)
 
     async def snapshots(self) -> tuple[Snapshot, ...]:
         """Every snapshot."""
         return (await self._call("GET", "/v1/snapshots", Snapshots)).snapshots
 
-    async def discard(self, sandbox: str, through: int) -> int:
-        """Remove the snapshots of a sandbox up to that epoch."""
-        path = f"/v1/snapshots/{sandbox}/{through}/main"
+    async def discard(self, through: Key) -> int:
+        """Remove the snapshots of a sandbox's role up to that epoch."""
+        path = f"/v1/snapshots/{through.sandbox}/{through.epoch}/{through.role}"
         return (await self._call("DELETE", path, Discarded, None, RELEASE_S)).count
 
-    async def checkpoint(self, sandbox: str, epoch: int, checkpoint: str, *, memory: bool) -> Snapshot:
+    async def checkpoint(self, key: Key, checkpoint: str, *, memory: bool) -> Snapshot:
         """Keep what there is of a machine under a name of its own."""
         wish = CheckpointWish(checkpoint=checkpoint, memory=memory)
-        return await self._call("POST", f"{_path(sandbox, epoch)}/checkpoints", Snapshot, wish, PAUSE_S)
+        return await self._call("POST", f"{_path(key)}/checkpoints", Snapshot, wish, PAUSE_S)
 
     async def forget(self, checkpoint: str) -> int:
         """Remove a checkpoint."""
@@ -253,5 +254,5 @@ def _refuse(status: int, raw: bytes) -> None:
         raise NodeRefused(refusal.code, refusal.error)
 
 
-def _path(sandbox: str, epoch: int) -> str:
-    return f"/v1/claims/{sandbox}/{epoch}/main"
+def _path(key: Key) -> str:
+    return f"/v1/claims/{key.sandbox}/{key.epoch}/{key.role}"

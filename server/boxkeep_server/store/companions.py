@@ -81,9 +81,11 @@ async def change(
     return True
 
 
-async def forget(connection: AsyncConnection, sandbox: str) -> None:
-    """Know nothing any more of a sandbox's companions: it goes on from another time, or has been forgotten."""
-    await connection.execute(sa.delete(companions).where(_C.sandbox == sandbox))
+async def forget(connection: AsyncConnection, sandbox: str, *names: str) -> None:
+    """Know nothing any more of a sandbox's companions, or of those of these names: they go on from another time or in
+    another machine, or it has been forgotten."""
+    query = sa.delete(companions).where(_C.sandbox == sandbox)
+    await connection.execute(query.where(_C.name.in_(names)) if names else query)
 
 
 def _stored(one: Companion) -> dict[str, Any]:

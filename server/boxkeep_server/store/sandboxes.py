@@ -9,13 +9,16 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.events import EventType
+from boxkeep_server.model.machines import MAIN, Key
+from boxkeep_server.model.node_api import Role
 from boxkeep_server.model.sandboxes import Lifecycle, NetworkPolicy, Sandbox
 from boxkeep_server.model.statuses import COUNTED, OVER, Status, check_step
 from boxkeep_server.store import events, running
 from boxkeep_server.store.schema import commands, public_ports, sandboxes, secrets
 from boxkeep_server.store.schema import events as events_table
 
-_JSON = ("capabilities", "network", "metadata", "env_names", "lifecycle")
+_JSON = ("capabilities", "network", "metadata", "env_names", "lifecycle", "sides", "kept_sides")
+_ROLES = ("sides", "kept_sides")
 RECORD = [sandboxes.c[name] for name in Sandbox.__slots__]
 
 # Built once, and filled in by parameters: to build a statement of thirty columns takes longer than to run it.
@@ -145,12 +148,13 @@ async def states(connection: AsyncConnection, ids: Collection[str]) -> dict[str,
     return {row.id: (Status(row.status), row.epoch) for row in await connection.execute(query)}
 
 
-async def answered_for(connection: AsyncConnection, ids: Collection[str]) -> dict[str, int]:
-    """For those of `ids` that have a machine, await one, or have left one to be released, its epoch."""
-    query = sa.select(sandboxes.c.id, sandboxes.c.epoch).where(
+async def answered_for(connection: AsyncConnection, ids: Collection[str]) -> set[Key]:
+    """The machines of those of `ids` that have them, await them, or have left them to be released."""
+    query = sa.select(sandboxes.c.id, sandboxes.c.epoch, sandboxes.c.sides).where(
         sandboxes.c.id.in_(list(ids)), sandboxes.c.released.is_(False), sandboxes.c.status != Status.PAUSED
     )
-    return {row.id: row.epoch for row in await connection.execute(query)}
+    found = [(row.id, {MAIN: row.epoch, **_roles(row.sides)}) for row in await connection.execute(query)]
+    return {Key(sandbox, epoch, role) for sandbox, epochs in found for role, epoch in epochs.items()}
 
 
 async def tell(
@@ -203,13 +207,11 @@ async def counted(connection: AsyncConnection, organisation: str) -> int:
     return (await connection.execute(_COUNTED, {"of": organisation})).scalar_one()
 
 
-async def kept(connection: AsyncConnection, ids: Collection[str]) -> dict[str, int]:
-    """For those of `ids` that a snapshot is kept of, or being taken, its epoch."""
-    epoch = sa.case((sandboxes.c.status == Status.PAUSING, sandboxes.c.epoch), else_=sandboxes.c.kept_epoch)
-    query = sa.select(sandboxes.c.id, epoch).where(
-        sandboxes.c.id.in_(list(ids)), epoch.is_not(None), sandboxes.c.status.not_in(OVER)
-    )
-    return {row[0]: row[1] for row in await connection.execute(query)}
+async def kept(connection: AsyncConnection, ids: Collection[str]) -> set[Key]:
+    """What of those of `ids` snapshots are kept of, or are being taken of."""
+    query = sa.select(*RECORD).where(sandboxes.c.id.in_(list(ids)), sandboxes.c.status.not_in(OVER))
+    found = [record(row) for row in await connection.execute(query)]
+    return {key for one in found for key in (one.machines if one.status is Status.PAUSING else one.kept)}
 
 
 async def forget(connection: AsyncConnection, ids: Sequence[str]) -> None:
@@ -221,11 +223,19 @@ async def forget(connection: AsyncConnection, ids: Sequence[str]) -> None:
 def _stored(name: str, value: Any) -> Any:
     if name == "network":
         value = {"internet": value.internet, "allow": value.allow}
+    if name in _ROLES:
+        value = dict(value) or None
     if name == "lifecycle":
         value = None if value == Lifecycle() else asdict(value)
     if name in _JSON and value is not None:
         return orjson.dumps(value).decode()
     return value
+
+
+def _roles(stored: str | None) -> dict[Role, int]:
+    """Epochs by role."""
+    found: dict[Role, int] = {} if stored is None else orjson.loads(stored)
+    return found
 
 
 def record(row: "sa.Row[Any]") -> Sandbox:
@@ -239,4 +249,6 @@ def record(row: "sa.Row[Any]") -> Sandbox:
     values["env_names"] = tuple(orjson.loads(values["env_names"]))
     values["status"] = Status(values["status"])
     values["lifecycle"] = Lifecycle(**orjson.loads(values["lifecycle"] or b"{}"))
+    for name in _ROLES:
+        values[name] = _roles(values[name])
     return Sandbox(**values)

@@ -132,6 +132,8 @@ sandboxes = sa.Table(
     _id("origin"),
     sa.Column("stored_epoch", sa.Integer),
     sa.Column("image", sa.String(32), nullable=False, server_default=""),
+    sa.Column("sides", sa.Text),
+    sa.Column("kept_sides", sa.Text),
     sa.ForeignKeyConstraint(["organisation"], ["organisations.id"]),
     sa.CheckConstraint(_among("status", Status), name="status"),
     sa.CheckConstraint("status <> 'paused' OR kept_epoch IS NOT NULL", name="paused_is_kept"),

@@ -34,6 +34,7 @@ _IN_STATUS = (
 _IN_TURN = _in_turn()
 _READY = sa.select(*RECORD).where(_COLUMNS.status == Status.READY)
 _WITH_CAPABILITIES = _READY.where(_COLUMNS.capabilities.is_not(None))
+_WITH_SIDES = _READY.where(_COLUMNS.sides.is_not(None))
 _MINDFUL = _READY.where(_COLUMNS.lifecycle.is_not(None))
 _EXPIRED = _READY.where(_COLUMNS.expires_at <= sa.bindparam("now"))
 _READY_OF = _READY.where(_COLUMNS.organisation.in_(sa.bindparam("organisations", expanding=True)))
@@ -110,6 +111,11 @@ async def with_lifecycle(connection: AsyncConnection) -> Sequence[Sandbox]:
 async def with_capabilities(connection: AsyncConnection) -> Sequence[Sandbox]:
     """The ready sandboxes that have been wished any capability."""
     return await _found(connection, _WITH_CAPABILITIES)
+
+
+async def with_sides(connection: AsyncConnection) -> Sequence[Sandbox]:
+    """The ready sandboxes that have machines beside their main one."""
+    return await _found(connection, _WITH_SIDES)
 
 
 async def with_stale_end(connection: AsyncConnection, slack_ms: int) -> Sequence[Sandbox]:

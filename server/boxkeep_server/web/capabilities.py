@@ -1,17 +1,16 @@
-"""Capabilities of a sandbox: their form, the plan that each asks for, and what is not built yet."""
+"""Capabilities of a sandbox: their form, the plan that each asks for, and what cannot be had together yet."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from boxkeep_server.model.browsers import PAIRED
 from boxkeep_server.model.errors import NotBuilt, PlanForbids
+from boxkeep_server.model.images import LOCAL
 from boxkeep_server.model.plans import LOWEST_WITH, PAIRED_BROWSER, RECORDING, Plan
 from boxkeep_server.model.proxies import BadProxy, read_proxy
 from boxkeep_server.web.fields import Fields, Text, sentence
-
-LOCAL = "local-chromium"
-PAIRED = "paired-banata-browser"
 
 
 def _proxy_url(value: object) -> object:
@@ -44,7 +43,11 @@ class Viewport(Fields):
 class Browser(Fields):
     """A browser beside the sandbox."""
 
-    mode: Literal["none", "local-chromium", "paired-banata-browser"] | None = None
+    mode: Literal["none", "local-chromium", "paired-banata-browser"] | None = Field(
+        default=None,
+        description="Where it runs: in the machine of the sandbox's code, or in one of its own, so that page and code "
+        "do not reach each other. The latter not with checkpoints.",
+    )
     recording: (
         Annotated[bool, Field(description="Whether the screen is recorded, as MP4 in artifacts below `recordings/`.")]
         | None
@@ -110,13 +113,17 @@ def check_plan(wish: Capabilities, plan: Plan) -> None:
             raise PlanForbids(feature, LOWEST_WITH[feature], plan.name)
 
 
-def check_built(wish: Capabilities) -> None:
-    """Raise `NotBuilt`, naming the first capability that is really asked for and not there yet.
+def check_built(wish: Capabilities, *, ephemeral: bool) -> None:
+    """Raise `NotBuilt` for what is asked for together and not there together yet.
 
     What is off, `none` or false asks for nothing and passes.
     """
-    for name in _asked(wish):
-        raise NotBuilt(f"The capability {name} is not available on this server yet")
+    checkpointed = not ephemeral or (wish.storage is not None and wish.storage.workspace == "checkpointed")
+    if checkpointed and wish.browser is not None and wish.browser.mode == PAIRED:
+        raise NotBuilt(
+            f"Checkpoints of a sandbox with browser.mode: {PAIRED} are not available on this server yet: "
+            "create it with ephemeral true, and without storage.workspace checkpointed"
+        )
 
 
 def _gated(wish: Capabilities) -> Iterator[str]:
@@ -124,13 +131,3 @@ def _gated(wish: Capabilities) -> Iterator[str]:
         yield PAIRED_BROWSER
     if wish.browser is not None and wish.browser.recording:
         yield RECORDING
-
-
-def _asked(wish: Capabilities) -> Iterator[str]:
-    if wish.browser is not None:
-        yield from _asked_of_browser(wish.browser)
-
-
-def _asked_of_browser(browser: Browser) -> Iterator[str]:
-    if browser.mode == PAIRED:
-        yield f"browser.mode: {browser.mode}"

@@ -1,15 +1,13 @@
 """What nodes report of machines, held against what the store wants of them: who is dead, and what is nobody's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import Claim, ClaimState, DeathReason
 from boxkeep_server.model.sandboxes import Reason, Sandbox
 from boxkeep_server.model.statuses import Status
-
-Body = tuple[str, int]
-"""A sandbox and an epoch of it."""
 
 REASONS: Final = {
     None: Reason.MACHINE_DIED,
@@ -38,15 +36,16 @@ class Death:
         return Status.ENDING if self.reason is Reason.MAX_DURATION else Status.FAILED
 
 
-def deaths(ready: Sequence[Sandbox], claims: Mapping[Body, Claim], seen: Mapping[Body, int]) -> list[Death]:
-    """Which of the sandboxes that were ready before `claims` were read have lost their machine.
+def deaths(ready: Sequence[Sandbox], claims: Mapping[Key, Claim], seen: Mapping[Key, int]) -> list[Death]:
+    """Which of the sandboxes that were ready before `claims` were read have lost their main machine, and are over with
+    it; any other is mended.
 
     `seen` says when machines were alive in earlier reports; one whose node knows nothing of it any more, and that was
     never seen since it was ready, is taken to have lived no longer: hours that nobody saw are not charged.
     """
     found = []
     for sandbox in ready:
-        body = (sandbox.id, sandbox.epoch)
+        body = sandbox.machines[0]
         claim = claims.get(body)
         if claim is None:
             found.append(Death(sandbox, Reason.MACHINE_DIED, seen.get(body, sandbox.ready_at or sandbox.queued_at)))
@@ -56,10 +55,10 @@ def deaths(ready: Sequence[Sandbox], claims: Mapping[Body, Claim], seen: Mapping
     return found
 
 
-def strays(claims: Mapping[Body, Claim], answered_for: Mapping[str, int]) -> list[Body]:
+def strays(claims: Collection[Key], answered_for: Collection[Key]) -> list[Key]:
     """Claims that no row answers for: of sandboxes that are not there, are released or paused, or have a newer machine.
 
-    `answered_for`, by sandbox the epoch of its machine, must have been read after `claims`: a claim is made only once
+    `answered_for`, the machines that rows want, must have been read after `claims`: a claim is made only once
     its row wants it. What has failed and is not released is for `Release`, which has to see what it left.
     """
-    return [(sandbox, epoch) for sandbox, epoch in claims if answered_for.get(sandbox) != epoch]
+    return [key for key in claims if key not in answered_for]

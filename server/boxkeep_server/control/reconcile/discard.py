@@ -3,6 +3,7 @@
 import logging
 
 from boxkeep_server.engine.interface import Engine, EngineError, NodeAway
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import Snapshot
 from boxkeep_server.store import checkpoints, sandboxes
 from boxkeep_server.store.database import Database
@@ -32,7 +33,7 @@ class Discard:
         stale = [
             (node, one)
             for node, one in found
-            if (kept.get(one.sandbox) != one.epoch if one.checkpoint is None else one.checkpoint not in named)
+            if (Key.of(one) not in kept if one.checkpoint is None else one.checkpoint not in named)
         ]
         for node, one in stale:
             await self._remove(node, one)
@@ -41,7 +42,7 @@ class Discard:
     async def _remove(self, node: str, stale: Snapshot) -> None:
         try:
             if stale.checkpoint is None:
-                await self._engine.discard(node, stale.sandbox, stale.epoch)
+                await self._engine.discard(node, stale.sandbox, stale.epoch, stale.role)
             else:
                 await self._engine.forget(node, stale.checkpoint)
         except EngineError as error:

@@ -2,7 +2,7 @@
 
 import logging
 
-from boxkeep_server.control.reconcile.place import SLACK_MS
+from boxkeep_server.control.machines import SLACK_MS
 from boxkeep_server.control.steps import Steps
 from boxkeep_server.engine.interface import Engine, EngineError
 from boxkeep_server.store import sandboxes, selections
@@ -29,7 +29,8 @@ class Extend:
                 continue
             not_after = sandbox.expires_at + SLACK_MS
             try:
-                await self._engine.extend(sandbox.node, sandbox.id, sandbox.epoch, not_after)
+                for sandbox_id, epoch, role in sandbox.machines:
+                    await self._engine.extend(sandbox.node, sandbox_id, epoch, not_after, role)
             except EngineError as error:
                 _log.warning("node not told yet when sandbox %s ends: %s", sandbox.id, error)
                 continue

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from boxkeep_server.control.fleet import Fleet
-from boxkeep_server.control.reconcile.deaths import Body, Death, deaths, strays
+from boxkeep_server.control.reconcile.deaths import Death, deaths, strays
 from boxkeep_server.control.steps import Steps
 from boxkeep_server.engine.interface import Engine, EngineError, NodeAway
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import Claim, ClaimState
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import sandboxes, selections
@@ -23,7 +24,7 @@ class Observe:
         self._steps = steps
         self._engine = engine
         self._fleet = fleet
-        self._seen: dict[Body, int] = {}
+        self._seen: dict[Key, int] = {}
         self._away = False
 
     async def run_once(self) -> int:
@@ -38,7 +39,7 @@ class Observe:
             self._note_away(away)
             return 0
         self._note_away(None)
-        claims = {(one.sandbox, one.epoch): one for found in by_node.values() for one in found}
+        claims = {Key.of(one): one for found in by_node.values() for one in found}
         dead = deaths(ready, claims, self._seen)
         self._seen = {body: one.last_seen_at for body, one in claims.items() if one.state is ClaimState.RUNNING}
         for death in dead:
@@ -57,14 +58,14 @@ class Observe:
         if moved is not None:
             _log.warning("sandbox %s lost its machine: %s", death.sandbox.id, death.reason)
 
-    async def _release_strays(self, claims: Mapping[Body, Claim], by_node: Mapping[str, Sequence[Claim]]) -> int:
+    async def _release_strays(self, claims: Mapping[Key, Claim], by_node: Mapping[str, Sequence[Claim]]) -> int:
         async with self._database.scanning() as connection:
-            answered_for = await sandboxes.answered_for(connection, {sandbox for sandbox, _ in claims})
+            answered_for = await sandboxes.answered_for(connection, {key.sandbox for key in claims})
         found = strays(claims, answered_for)
-        nodes = {(one.sandbox, one.epoch): node for node, some in by_node.items() for one in some}
-        for sandbox, epoch in found:
+        nodes = {Key.of(one): node for node, some in by_node.items() for one in some}
+        for key in found:
             try:
-                await self._engine.release(nodes[sandbox, epoch], sandbox, epoch)
+                await self._engine.release(nodes[key], *key)
             except EngineError as error:
-                _log.warning("stray machine of sandbox %s, epoch %d, not released yet: %s", sandbox, epoch, error)
+                _log.warning("stray machine %s not released yet: %s", key.name, error)
         return len(found)

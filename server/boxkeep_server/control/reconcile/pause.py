@@ -1,6 +1,8 @@
 """Pause: what is pausing is kept by its node, durably, and then it is paused."""
 
 import logging
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -13,6 +15,7 @@ from boxkeep_server.control.steps import PAUSE, PLACE, SYSTEM, Steps
 from boxkeep_server.engine.interface import Engine, MachineGone, NodeAway, NotPaused
 from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.events import EventType
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import Snapshot
 from boxkeep_server.model.sandboxes import Reason, Sandbox
 from boxkeep_server.model.statuses import Status
@@ -52,14 +55,15 @@ class Pause:
 
     async def _pause(self, sandbox: Sandbox) -> None:
         assert sandbox.node is not None, "what was ready has a node"
+        main, *sides = sandbox.machines
         try:
             snapshot = await self._engine.pause(
                 sandbox.node,
-                sandbox.id,
-                sandbox.epoch,
+                *main,
                 if_idle=sandbox.reason == Reason.IDLE,
                 or_files=sandbox.reason != Reason.USER_REQUEST,  # who asks may be told no; what is over can only end
             )
+            beside = [one for key in sides if (one := await self._keep_side(sandbox.node, key)) is not None]
         except NodeAway as away:
             _log.warning("sandbox %s is not paused yet: %s", sandbox.id, away)
         except NotPaused as error:
@@ -67,11 +71,27 @@ class Pause:
         except MachineGone as gone:
             await self._fail(sandbox, gone)
         else:
-            await self._paused(sandbox, snapshot)
+            await self._paused(sandbox, snapshot, beside)
 
-    async def _paused(self, sandbox: Sandbox, snapshot: Snapshot) -> None:
+    async def _keep_side(self, node: str, key: Key) -> Snapshot | None:
+        """Have a machine beside the main one kept, now that nothing of that one runs any more: whatever can be kept of
+        it. None where nothing can: it begins anew then, as one does that dies.
+
+        Raises:
+            NodeAway: it may be kept yet.
+        """
+        try:
+            return await self._engine.pause(node, *key, if_idle=False, or_files=True)
+        except (NotPaused, MachineGone) as error:
+            _log.warning("the %s of sandbox %s is not kept: %s", key.role, key.sandbox, error)
+        with suppress(NodeAway):  # a machine that is left is nobody's from the pause on, and taken down as that
+            await self._engine.release(node, *key)
+        return None
+
+    async def _paused(self, sandbox: Sandbox, snapshot: Snapshot, beside: Sequence[Snapshot]) -> None:
         """The row and the ends of what was lost in one transaction: a paused sandbox has no command in doubt."""
         now = self._steps.now_ms()
+        lost = len(beside) < len(sandbox.sides) or any(one.lost is not None for one in (snapshot, *beside))
         async with self._database.writing() as connection:
             paused = await sandboxes.step(
                 connection,
@@ -81,10 +101,11 @@ class Pause:
                 at=now,
                 actor=SYSTEM,
                 kept_epoch=snapshot.epoch,
-                kept_bytes=snapshot.bytes,
+                kept_sides={one.role: one.epoch for one in beside},
+                kept_bytes=sum(one.bytes for one in (snapshot, *beside)),
                 pause_keeps=snapshot.keeps,
                 paused_at=now,
-                reason=sandbox.reason if snapshot.lost is None else Reason.MEMORY_LOST,
+                reason=Reason.MEMORY_LOST if lost else sandbox.reason,
             )
             if paused is not None and paused.origin is not None:
                 paused = await self._restore(connection, paused, now)
@@ -97,7 +118,7 @@ class Pause:
                     at=now,
                 )
         if paused is not None:
-            self._reacher.forget(sandbox.id, sandbox.epoch)
+            self._reacher.forget(sandbox)
             self._steps.tell(paused, PLACE)
 
     @staticmethod

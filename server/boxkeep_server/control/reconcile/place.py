@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.blobs.interface import BlobDamaged, BlobNotFound
 from boxkeep_server.control.copies import Copies
 from boxkeep_server.control.fleet import Fleet, isolation_facts
+from boxkeep_server.control.machines import Wishes
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.reconcile.deaths import REASONS
@@ -18,6 +19,7 @@ from boxkeep_server.control.steps import DISCARD, PLACE, SYSTEM, Steps
 from boxkeep_server.engine.interface import (
     AlreadyReleased,
     Engine,
+    EngineError,
     NodeAway,
     NoRoom,
     PlacementFailed,
@@ -25,24 +27,22 @@ from boxkeep_server.engine.interface import (
     SnapshotUnfit,
     Unsupported,
 )
-from boxkeep_server.model.checkpoints import Checkpoint, CheckpointState
 from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.errors import TimedOut, Unavailable
 from boxkeep_server.model.events import EventType
-from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason, NetworkWish, pause_name
+from boxkeep_server.model.machines import MAIN, Key
+from boxkeep_server.model.node_api import Claim, ClaimState, DeathReason, pause_name
 from boxkeep_server.model.sandboxes import Reason, Sandbox
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import agents, checkpoints, companions, endings, sandboxes, selections
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal, SealBroken
 
-SLACK_MS: Final = 5_000
-"""How much later than the control plane the node ends a machine by itself."""
-
 AT_ONCE: Final = 16
 
 _NOTHING_KEPT: Final[dict[str, Any]] = {
     "kept_epoch": None,
+    "kept_sides": {},
     "kept_bytes": None,
     "paused_at": None,
     "remaining_ms": None,
@@ -71,7 +71,7 @@ class Place:
         self._steps = steps
         self._engine = engine
         self._reacher = reacher
-        self._seal = seal
+        self._wishes = Wishes(database, seal, steps.now_ms)
         self._fleet = fleet
         self._no_room_wait_ms = no_room_wait_ms
         self._copies = copies
@@ -101,7 +101,8 @@ class Place:
     async def _in_doubt_of_room(
         self, again: list[Sandbox], turns: list[Sandbox]
     ) -> tuple[list[Sandbox], list[Sandbox]]:
-        """After a node was full or away: one is tried at a time, while a node says that it has room, until one got it.
+        """After a node was full or away: one is tried at a time, while a node says that it has room for it, until one
+        got it.
         Who is not tried has no more time than `no_room_wait_ms`."""
         try:
             nodes = await self._fleet.refresh()
@@ -109,8 +110,8 @@ class Place:
             await self._give_up(again, Reason.NODE_LOST)
             again, turns = [], []
         else:
-            has_room = any(node.admitting and node.slots > node.slots_used for node in nodes)
-            turns = turns[:1] if has_room else []
+            room = max((node.slots - node.slots_used for node in nodes if node.admitting), default=0)
+            turns = [one for one in turns if len(one.machines) <= room][:1]
         async with self._database.reading() as connection:
             queued = await selections.queued_before(connection, self._steps.now_ms() - self._no_room_wait_ms)
         tried = {sandbox.id for sandbox in turns}
@@ -133,11 +134,13 @@ class Place:
     async def _place(self, sandbox: Sandbox) -> None:
         placed: Sandbox | None = sandbox
         if sandbox.status is Status.QUEUED:
-            placed = await self._steps.step(sandbox, Status.ASSIGNING, epoch=sandbox.epoch + 1)
+            sides = {role: epoch + 1 for role, epoch in sandbox.sides.items()}
+            placed = await self._steps.step(sandbox, Status.ASSIGNING, epoch=sandbox.epoch + 1, sides=sides)
         if placed is None:
             return
         try:
-            node, claim = await self._engine.place(await self._wish(placed))
+            # The main one last: what its user runs begins, or goes on, once all the others are there.
+            claimed = [await self._claim(placed, key) for key in reversed(placed.machines)]
         except (NoRoom, NodeAway) as error:
             self._in_doubt = True
             await self._wait(placed, error)
@@ -152,7 +155,19 @@ class Place:
             await self._fail(placed, Reason.BOOT_FAILED, error)
         else:
             self._in_doubt = False
-            await self._take(placed, node, claim)
+            await self._take(placed, claimed)
+
+    async def _claim(self, sandbox: Sandbox, key: Key) -> tuple[str, Claim]:
+        """A machine of a sandbox. One beside the main one begins anew where it cannot go on from what was kept of it:
+        that is lost then, and the sandbox is not. Raises as `Engine.place`."""
+        wish = await self._wishes.of(sandbox, key)
+        try:
+            return await self._engine.place(wish)
+        except (SnapshotUnfit, PlacementFailed) as error:
+            if key.role == MAIN or wish.resume is None:
+                raise
+            _log.warning("the %s of sandbox %s begins anew: %s", key.role, sandbox.id, error)
+        return await self._engine.place(await self._wishes.of(sandbox, key, anew=True))
 
     async def _bring(self, sandbox: Sandbox, unfit: SnapshotUnfit) -> None:
         """What the node lacks, or has damaged, it gets from the store, once; then the same is asked for again."""
@@ -178,10 +193,18 @@ class Place:
     async def _wait(self, sandbox: Sandbox, error: NoRoom | NodeAway) -> None:
         """No room: back into the queue. Away or late: a machine may be bound, so the same epoch is asked again."""
         if isinstance(error, NoRoom):
+            await self._give_back(sandbox)
             await self._again(sandbox, Reason.NO_CAPACITY)
         elif self._waited_too_long(sandbox):
             late = isinstance(error, PlacementLate)
             await self._fail(sandbox, Reason.BOOT_FAILED if late else Reason.NODE_LOST, error)
+
+    async def _give_back(self, sandbox: Sandbox) -> None:
+        """Have no machine wait for another that there is no room for: two sandboxes could wait for each other's. What
+        is not given back now is nobody's as soon as the sandbox has its next turn, and taken down as that."""
+        for key in sandbox.machines if sandbox.sides else ():
+            with suppress(EngineError):
+                await self._engine.release(None, *key)
 
     async def _again(self, sandbox: Sandbox, otherwise: Reason) -> None:
         if self._waited_too_long(sandbox):
@@ -193,56 +216,28 @@ class Place:
         _log.warning("sandbox %s cannot be placed, %s: %s", sandbox.id, reason, error)
         await self._lose(sandbox, reason)
 
-    async def _wish(self, sandbox: Sandbox) -> ClaimWish:
-        origin = await self._origin(sandbox)
-        kept = sandbox.kept_epoch if origin is None else None
-        return ClaimWish(
-            sandbox=sandbox.id,
-            epoch=sandbox.epoch,
-            image=sandbox.image,
-            isolation=origin.isolation if origin else sandbox.wished_isolation if kept is None else sandbox.isolation,
-            not_after=self._steps.now_ms() + sandbox.window_ms + SLACK_MS,
-            resume=kept,
-            checkpoint=origin.id if origin else None,
-            fork=origin is not None and origin.sandbox != sandbox.id,
-            hostname=f"sandbox-{sandbox.id[:8]}",
-            env=await self._env(sandbox) if sandbox.env_names else {},
-            network=NetworkWish(internet=sandbox.network.internet, allow=sandbox.network.allow),
-        )
-
-    async def _origin(self, sandbox: Sandbox) -> Checkpoint | None:
-        if sandbox.origin is None:
-            return None
-        async with self._database.reading() as connection:
-            found = await checkpoints.get(connection, sandbox.origin)
-        if found is None or found.state is not CheckpointState.WHOLE:
-            raise SnapshotUnfit("the checkpoint is gone")
-        return found
-
-    async def _env(self, sandbox: Sandbox) -> dict[str, str]:
-        async with self._database.reading() as connection:
-            sealed = (await sandboxes.sealed(connection, sandbox.id)).env
-        env: dict[str, str] = {} if sealed is None else orjson.loads(self._seal.open(sealed, sandbox.id))
-        return env
-
-    async def _take(self, sandbox: Sandbox, node: str, claim: Claim) -> None:
-        """A machine is bound; it may have died since, when it was bound by an earlier try."""
+    async def _take(self, sandbox: Sandbox, claimed: Sequence[tuple[str, Claim]]) -> None:
+        """All machines are bound. The main one may have died since, when it was bound by an earlier try; another that
+        has is mended once the sandbox is ready."""
+        node, claim = claimed[-1]
         if claim.state is not ClaimState.DEAD:
-            await self._ready(sandbox, node, claim)
+            await self._ready(sandbox, node, [one for _, one in claimed])
         elif claim.reason is DeathReason.HOST_RESTARTED:
             await self._again(sandbox, Reason.NODE_RESTARTED)
         else:
             born_dead = claim.reason in (None, DeathReason.EXITED)
             await self._lose(sandbox, Reason.BOOT_FAILED if born_dead else REASONS[claim.reason])
 
-    async def _ready(self, sandbox: Sandbox, node: str, claim: Claim) -> None:
+    async def _ready(self, sandbox: Sandbox, node: str, claims: Sequence[Claim]) -> None:
+        claim = claims[-1]
         try:
             facts = await self._fleet.of(node)
         except NodeAway:
             return  # the next try finds the same machine
         can = None if facts is None else isolation_facts(facts, claim.isolation)
         now = self._steps.now_ms()
-        self._reacher.remember(claim)
+        for one in claims:
+            self._reacher.remember(one)
         async with self._database.writing() as connection:
             ready = await sandboxes.step(
                 connection,
@@ -258,14 +253,14 @@ class Place:
                 started_at=sandbox.started_at or now,
                 ready_at=now,
                 expires_at=now + sandbox.window_ms,
-                node_not_after=claim.not_after,
+                node_not_after=min(one.not_after for one in claims),
                 reason=None,
                 **_NOTHING_KEPT,
             )
             if ready is not None and sandbox.origin is not None:
                 await self._note_origin(connection, sandbox, sandbox.origin, now)
         if ready is None:
-            self._reacher.forget(sandbox.id, sandbox.epoch)
+            self._reacher.forget(sandbox)
             return
         self._steps.tell(ready)
         if sandbox.kept_epoch is not None:

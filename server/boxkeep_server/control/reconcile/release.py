@@ -68,15 +68,16 @@ class Release:
         if sandbox.epoch > 0:
             try:
                 await self._keep_last(sandbox)
-                remains = await self._engine.release(sandbox.node, sandbox.id, sandbox.epoch)
+                remains, *_ = [await self._engine.release(sandbox.node, *key) for key in sandbox.machines]
                 if sandbox.kept_epoch is not None and sandbox.node is not None:
-                    await self._engine.discard(sandbox.node, sandbox.id, sandbox.epoch)
+                    for key in sandbox.machines:
+                        await self._engine.discard(sandbox.node, *key)
             except EngineError as error:
                 self._hold_up(sandbox, error)
                 return
         self._held_up.discard(sandbox.id)
         self.last_looks.forget(sandbox)
-        self._reacher.forget(sandbox.id, sandbox.epoch)
+        self._reacher.forget(sandbox)
         async with self._database.writing() as connection:
             over = await self._over(connection, sandbox, remains)
         if over is not None:

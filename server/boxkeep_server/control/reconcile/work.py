@@ -1,7 +1,7 @@
 """Work: each agent is on the oldest task of its sandbox, and knows what persons that it has asked for have done."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, get_args
@@ -13,9 +13,10 @@ from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.steps import SYSTEM, Steps
 from boxkeep_server.model import browsers
 from boxkeep_server.model.agents import ASK, NAME, TASK, TRIES_MOST, Task, TaskReason, TaskStatus, next_of
-from boxkeep_server.model.companions import Companion
+from boxkeep_server.model.companions import Companion, CompanionState
 from boxkeep_server.model.errors import BoxkeepError, Conflict, NotReady
 from boxkeep_server.model.handoffs import HandoffReason
+from boxkeep_server.model.machines import MAIN
 from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import agents, companions, handoffs, sandboxes
@@ -29,14 +30,24 @@ _log = logging.getLogger(__name__)
 
 
 class Work:
-    """Tells agents that do something else than is written."""
+    """Tells agents that do something else than is written. `linked` gives the port by which a browser is reached that
+    runs in another machine than its agent, None while it is reached by none."""
 
-    def __init__(self, database: Database, steps: Steps, attending: Companions, use: Agents, persons: Handoffs) -> None:
+    def __init__(
+        self,
+        database: Database,
+        steps: Steps,
+        attending: Companions,
+        use: Agents,
+        persons: Handoffs,
+        linked: Callable[[str], int | None] = lambda _sandbox: None,
+    ) -> None:
         self._database = database
         self._steps = steps
         self._companions = attending
         self._agents = use
         self._handoffs = persons
+        self._linked = linked
         self.crowd = Crowd(AT_ONCE)
 
     async def run_once(self) -> int:
@@ -44,9 +55,18 @@ class Work:
         await self._settle()
         async with self._database.reading() as connection:
             there = await companions.ready(connection, NAME)
-            browsing = {one.sandbox: one for one in await companions.ready(connection, browsers.NAME)}
+            browsing = await companions.in_ready_sandboxes(connection, browsers.NAME)
             tasks = await agents.of_sandboxes(connection, [one.sandbox for one in there])
-        return sum(self._see_to(one, tasks[one.sandbox], browsing.get(one.sandbox)) for one in there)
+        doors = {one.sandbox: self._door(one, sandbox) for one, sandbox in browsing}
+        return sum(self._see_to(one, tasks[one.sandbox], doors.get(one.sandbox)) for one in there)
+
+    def _door(self, browser: Companion, sandbox: Sandbox) -> int | None:
+        """The port of loopback at which a sandbox's agent finds its browser; None while there is none."""
+        if browser.state is not CompanionState.READY:
+            return None
+        if sandbox.role_for(browsers.NAME) != MAIN:
+            return self._linked(sandbox.id)
+        return browser.ports.get(browsers.DEVTOOLS)
 
     async def _settle(self) -> None:
         now = self._steps.now_ms()
@@ -68,9 +88,8 @@ class Work:
             await agents.fail(connection, task, reason, self._steps.now_ms(), SYSTEM, message)
         self._steps.tell_of(task.sandbox)
 
-    def _see_to(self, agent: Companion, tasks: Sequence[Task], browser: Companion | None) -> int:
+    def _see_to(self, agent: Companion, tasks: Sequence[Task], devtools: int | None) -> int:
         """Begin with what the agent is to be told, if anything is."""
-        devtools = browser.ports.get(browsers.DEVTOOLS) if browser is not None else None
         if agent.facts.get(browsers.DEVTOOLS, "") != str(devtools or ""):
             return self.crowd.start(agent.sandbox, partial(self._order, agent.sandbox, do="browser", port=devtools))
         now_on, ask = agent.facts.get(TASK) or None, agent.facts.get(ASK) or None

@@ -95,7 +95,7 @@ async def create(call: Call, query: WaitQuery, body: CreateBody) -> Response:
     """Accept a sandbox."""
     if body.capabilities is not None:
         check_plan(body.capabilities, call.caller.plan)
-        check_built(body.capabilities)
+        check_built(body.capabilities, ephemeral=body.ephemeral is not False)
     if body.count is not None:
         ids = ids_after(call.effect or new_id(), body.count)
         made = await call.parts.sandboxes.create_all(call.caller, body.wish(), ids)
