@@ -8,6 +8,7 @@ import pytest
 
 from tests.clients import Sandbox, eventually
 from tests.services import Service
+from tests.terminals import Terminal
 
 LARGEST = 256 << 20
 
@@ -72,10 +73,16 @@ def test_a_value_of_env_is_in_no_answer(holder: Sandbox, secret: str) -> None:
 
 def test_a_key_and_a_token_are_in_no_file(service: Service, holder: Sandbox) -> None:
     key = str(holder.api.key)
-    token = holder.api.call("GET", "/terminal", params={"id": holder.id})["token"]
+    told = holder.api.call("GET", "/terminal", params={"id": holder.id})
+    with Terminal(told["terminalUrl"]) as terminal:
+        terminal.type("echo used-$((1 + 1))\r")
+        terminal.until("used-2")
     holder.api.http.get("/v1/sandboxes", params={"id": holder.id, "key": key})
+    log = service.logs / "serve.out"
+    eventually("the socket to be logged", lambda: "WEBSOCKET /v1/sandboxes/terminal 101 " in log.read_text(), 10)
     assert holding(service, key) == []
-    assert holding(service, token) == []
+    assert holding(service, told["token"]) == []
+    assert "token=" not in log.read_text()
 
 
 def test_the_files_of_the_services_are_not_open_to_others(service: Service, holder: Sandbox) -> None:

@@ -100,6 +100,8 @@ def _log_lines(level: int = logging.INFO) -> None:
     import structlog  # noqa: PLC0415
 
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # What it tells of WebSockets has their queries, and those have tokens; the application logs them by their paths.
+    logging.getLogger("uvicorn.error").setLevel(max(level, logging.WARNING))
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

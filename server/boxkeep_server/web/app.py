@@ -97,7 +97,7 @@ class Api:
 def build(parts: Parts, lifespan: Lifespan | None = None) -> Starlette:
     """The ASGI application. `lifespan` is entered before the first request and left after the last.
 
-    Serve it with uvicorn's access log off (its lines hold query strings, and those hold tokens) and without a
-    `Server` or `Date` promise of ours; the application logs accesses itself, without queries.
+    Serve it with uvicorn's access log off and its other log at warnings (their lines hold query strings, and those hold
+    tokens) and without a `Server` or `Date` promise of ours; the application logs accesses itself, without queries.
     """
     return Starlette(routes=[Mount("/", app=Edge(Api(parts), parts.metrics))], lifespan=lifespan)

@@ -17,6 +17,7 @@ ROUTE = "boxkeep.route"
 REQUEST_ID = "boxkeep.request_id"
 _BEGINNINGS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 UNKNOWN_ROUTE = "unknown"
+OPENED = 101
 
 
 class Broken(Exception):
@@ -33,9 +34,24 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, WebSocket or lifespan."""
         outlet = _Outlet(send, secrets.token_hex(16))
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._inner(scope, receive, outlet)
-            return
+        elif scope["type"] == "websocket":
+            await self._socket(scope, receive, outlet)
+        else:
+            await self._request(scope, receive, outlet)
+
+    async def _socket(self, scope: Scope, receive: Receive, outlet: "_Outlet") -> None:
+        """Logged when it ends, by its path: the query has its token."""
+        began = time.perf_counter()
+        try:
+            await self._inner(scope, receive, outlet)
+        finally:
+            path = scope["path"] if outlet.status == OPENED else UNKNOWN_ROUTE
+            seconds = time.perf_counter() - began
+            ACCESS.info("WEBSOCKET %s %d %.1fms %s", path, outlet.status, seconds * 1e3, outlet.request_id)
+
+    async def _request(self, scope: Scope, receive: Receive, outlet: "_Outlet") -> None:
         scope[REQUEST_ID] = outlet.request_id
         began = time.perf_counter()
         try:
@@ -70,7 +86,7 @@ class _Outlet:
     async def __call__(self, message: Message) -> None:
         if message["type"] in _BEGINNINGS:
             self.begun = True
-            self.status = message.get("status", 101)
+            self.status = message.get("status", OPENED)
             message["headers"] = [
                 *message.get("headers", ()),
                 (b"x-request-id", self.request_id.encode()),
