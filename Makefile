@@ -1,9 +1,12 @@
 # `make up` installs and starts Boxkeep; `make test` passes every test. INSTANCE, PORT and SUBNET name another installation,
 # CAPABILITIES what it is to have besides: documents, browser, opencode.
-.PHONY: up restart down purge status test check generate format bench soak
+.PHONY: up restart down purge status test check generate format bench soak test-fresh-host
 
 up restart down purge status:
 	@scripts/instance.sh $@
 
 test check generate format bench soak:
 	@scripts/develop.sh $@
+
+test-fresh-host:
+	@scripts/fresh_host.sh
