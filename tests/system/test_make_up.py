@@ -74,6 +74,8 @@ def test_up_runs_and_shows_it_and_sandboxes_outlive_all_but_down(installation: I
     key = re.search(r"API key: +(br_live_[a-z0-9]{32}) ", said)
     assert key is not None, said
     with Api(f"http://127.0.0.1:{installation.port}", key[1]) as api:
+        for part in ("", "viewer.js", "viewer.css"):
+            assert httpx.get(f"http://127.0.0.1:{installation.port}/viewer/{part}").status_code == 200, part
         boxes = [api.ready(runtime="base", isolation=isolation) for isolation in ("runc", "runsc")]
         running = {box.id: box.background("sleep 3600") for box in boxes}
         pids = installation.pids()
