@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -72,6 +72,14 @@ def _without_nul(value: object) -> object:
 QueryInt = Annotated[int, BeforeValidator(_whole_number)]
 QueryFlag = Annotated[bool, BeforeValidator(_flag)]
 Text = Annotated[str, BeforeValidator(_without_nul)]
+SomeId = Annotated[Text, Field(min_length=1, max_length=200)]
+"""What may be an id; whether it is anybody's is asked elsewhere."""
+
+
+class OfSandbox(Query):
+    """A query about a sandbox."""
+
+    id: SomeId
 
 
 def check_fields(kind: type[F], value: Mapping[str, Any]) -> F:

@@ -13,13 +13,12 @@ from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.scopes import Scope
 from boxkeep_server.web import shapes
 from boxkeep_server.web.event_streams import EventStream, encode_event, last_event_id
-from boxkeep_server.web.fields import Fields, Nothing, Query, QueryInt, Text
+from boxkeep_server.web.fields import Fields, Nothing, Query, QueryInt, SomeId, Text
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 from boxkeep_server.web.views import json_response, task, task_event
 from boxkeep_server.web.wishes import Metadata
 
 PATH = "/v1/sandboxes/opencode"
-SomeId = Annotated[Text, Field(min_length=1, max_length=200)]
 ENDED = "task"
 
 

@@ -14,21 +14,14 @@ from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.scopes import Scope, permits
 from boxkeep_server.web import shapes
 from boxkeep_server.web.cdp import SOCKET_PATH
-from boxkeep_server.web.fields import Fields, Nothing, Query, QueryFlag, Text
+from boxkeep_server.web.fields import Fields, Nothing, OfSandbox, QueryFlag, SomeId, Text
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 from boxkeep_server.web.tokens import Purpose
 from boxkeep_server.web.viewer.urls import ViewerRight, viewer_url
 from boxkeep_server.web.views import browser_preview, json_response
 
 PATH = "/v1/sandboxes/preview"
-SomeId = Annotated[Text, Field(min_length=1)]
 Url = Annotated[Text, Field(max_length=2048, pattern="^(https?://|about:blank$)")]
-
-
-class OfSandbox(Query):
-    """A sandbox."""
-
-    id: SomeId
 
 
 class ViewerQuery(OfSandbox):

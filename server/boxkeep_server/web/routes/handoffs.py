@@ -9,19 +9,12 @@ from boxkeep_server.model.handoffs import LONGEST_MS, HandoffReason
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.scopes import Scope
 from boxkeep_server.web import shapes
-from boxkeep_server.web.fields import Fields, Nothing, Query, Text
+from boxkeep_server.web.fields import Fields, Nothing, OfSandbox, SomeId, Text
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 from boxkeep_server.web.views import handoff_shown, json_response
 
 PATH = "/v1/sandboxes/handoff"
-SomeId = Annotated[Text, Field(min_length=1)]
 Note = Annotated[Text, Field(max_length=10_000)]
-
-
-class OfSandbox(Query):
-    """A sandbox."""
-
-    id: SomeId
 
 
 class RequestBody(Fields):
