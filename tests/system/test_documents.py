@@ -130,7 +130,8 @@ def test_every_pair_that_is_offered_is_converted_by_the_real_programs(
     box: Sandbox, every: str, isolation: str, source: str
 ) -> None:
     """Under gVisor a pair of each source: the runtime sees processes, files and memory, and nothing of formats."""
-    for target in targets_of(source)[: None if isolation == "runc" else 1]:
+    targets = targets_of(source)[: None if isolation == "runc" else 1]
+    for target in targets:
         made = convert(box, f"{every}{source}", target, outputPath=f"{W}/out/{source}.{target}")
         assert made["format"] == target
         said = content(box, made["path"])
@@ -140,7 +141,7 @@ def test_every_pair_that_is_offered_is_converted_by_the_real_programs(
             assert papers.MARK.encode() in said, (source, target, said[:200])
     told = box.run(f"cd {W}/out; file {source}.*")
     for target, words in {"docx": "Microsoft Word 2007+", "xlsx": "Microsoft Excel 2007+", "svg": "SVG"}.items():
-        assert target not in targets_of(source) or words in told
+        assert target not in targets or words in told
 
 
 def test_a_page_is_a_picture_and_letters_have_their_fonts(box: Sandbox) -> None:
