@@ -13,6 +13,7 @@ from boxkeep_server.guestwire import GuestAddress, GuestPool
 from boxkeep_server.model.documents import sources, targets_of
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.images import SOFTWARE
+from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import ClaimWish
 from boxkeep_server.nodes.client import NodeClient
 from tests import papers
@@ -363,6 +364,6 @@ async def said_in(office: Service, image: str, isolation: str, line: str) -> str
         async with guests.download(address, request) as download:
             return b"".join([bytes(frame.payload) async for frame in download if frame.payload]).decode()
     finally:
-        await node.release(sandbox, 1)
+        await node.release(Key(sandbox, 1))
         await guests.close()
         await node.close()
