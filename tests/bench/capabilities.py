@@ -155,6 +155,7 @@ class Capabilities:
             for kind, script in (("still", "1"), ("scrolling", SCROLLING)):
                 for _, ask in pair:
                     ask("Runtime.evaluate", expression=script)
+                time.sleep(REFILL_S)  # both have just begun, and have still things to do of their own
                 with_it, without = self._shares([box for box, _ in pair])
                 told = f"{with_it - without:.1f} % ({with_it:.1f} less {without:.1f})"
                 self.bench.tell(f"recording: share of a processor, {kind}", isolation, told)
