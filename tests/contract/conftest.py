@@ -1,13 +1,15 @@
 """Fixtures of the contract suites: stores on both databases."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from boxkeep_server.store.database import Database
+from tests.controls import Rig, store_at
+from tests.engines import Clock, MemoryEngine
 from tests.postgres import NAMES, Server, running_server
 
 TEMPLATE = "migrated"
@@ -42,3 +44,22 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite+aiosqlite:///{tmp_path / 'store.sqlite3'}"
     url: str = request.getfixturevalue("postgresql_url")
     return url
+
+
+@pytest.fixture
+async def database(store_url: str) -> AsyncIterator[Database]:
+    """A store with nothing in it, open."""
+    async with store_at(store_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that goes on when it is told to."""
+    return Clock()
+
+
+@pytest.fixture
+def rig(database: Database, clock: Clock) -> Rig:
+    """A control plane over an engine that makes no machines."""
+    return Rig(database, MemoryEngine(clock), clock)

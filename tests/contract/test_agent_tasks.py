@@ -1,7 +1,6 @@
 """Tasks of agents on both databases: what is told is written once, whatever is told, and each comes to one end."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -14,13 +13,6 @@ from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import agents, events
 from boxkeep_server.store.database import Database
 from tests.contract.test_store import NOW, added, made_organisation
-from tests.controls import store_at
-
-
-@pytest.fixture
-async def database(store_url: str) -> AsyncIterator[Database]:
-    async with store_at(store_url) as opened:
-        yield opened
 
 
 async def queued(database: Database, **more: Any) -> Task:

@@ -1,6 +1,5 @@
 """Capabilities that need software: the image of a sandbox, over a real store and a fake engine."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -12,19 +11,13 @@ from boxkeep_server.model.sandboxes import NewSandbox
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.store.database import Database
 from tests.contract.test_checkpoints import ready, take
-from tests.controls import Rig, store_at
+from tests.controls import Rig
 from tests.engines import Clock, MemoryEngine
 
 WISH = NewSandbox(
     runtime="python", isolation="runsc", ephemeral=False, capabilities={"documents": {"libreofficeHeadless": True}}
 )
 PLAIN = replace(WISH, capabilities=None)
-
-
-@pytest.fixture
-async def database(store_url: str) -> AsyncIterator[Database]:
-    async with store_at(store_url) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -18,26 +17,10 @@ from boxkeep_server.model.node_api import DeathReason
 from boxkeep_server.model.sandboxes import NewSandbox, Reason, Sandbox
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.store.database import Database
-from tests.controls import Rig, store_at
-from tests.engines import AnswersLost, Clock, MemoryEngine
+from tests.controls import Rig
+from tests.engines import AnswersLost, Clock
 
 KEPT = NewSandbox(ephemeral=False, isolation="runsc", runtime="python")
-
-
-@pytest.fixture
-async def database(store_url: str) -> AsyncIterator[Database]:
-    async with store_at(store_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def rig(database: Database, clock: Clock) -> Rig:
-    return Rig(database, MemoryEngine(clock), clock)
 
 
 async def ready(rig: Rig, caller: Caller, wish: NewSandbox = KEPT) -> Sandbox:

@@ -17,7 +17,7 @@ from boxkeep_server.model.sandboxes import NewSandbox, Sandbox
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import running, sandboxes
 from boxkeep_server.store.database import Database
-from tests.controls import Rig, store_at
+from tests.controls import Rig
 from tests.engines import MemoryEngine
 
 WEEK = 7 * 86_400_000
@@ -53,12 +53,6 @@ class Process:
         self.database = database
         self.rig = Rig(database, engine, clock.now_ms)  # type: ignore[arg-type]
         self.follow = Follow(database, clock, BOOT)
-
-
-@pytest.fixture
-async def database(store_url: str) -> AsyncIterator[Database]:
-    async with store_at(store_url) as opened:
-        yield opened
 
 
 @pytest.fixture

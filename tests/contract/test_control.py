@@ -1,7 +1,6 @@
 """The life of sandboxes over a real store and a fake engine."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -25,24 +24,8 @@ from boxkeep_server.store import events, organisations
 from boxkeep_server.store import sandboxes as rows
 from boxkeep_server.store.commands import CommandRows, Ending
 from boxkeep_server.store.database import Database
-from tests.controls import Rig, store_at
+from tests.controls import Rig
 from tests.engines import AnswersLost, Clock, ComesLate, MemoryEngine, NeverStarts
-
-
-@pytest.fixture
-async def database(store_url: str) -> AsyncIterator[Database]:
-    async with store_at(store_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def rig(database: Database, clock: Clock) -> Rig:
-    return Rig(database, MemoryEngine(clock), clock)
 
 
 async def ready(rig: Rig, caller: Caller, **wish: object) -> Sandbox:

@@ -1,7 +1,7 @@
 """Copies of snapshots over either database: made, used by a node that lost all, and never left over."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 
 import pytest
 
@@ -16,22 +16,11 @@ from boxkeep_server.store import copies
 from boxkeep_server.store.database import Database
 from tests.blob_stores import MemoryBlobs
 from tests.contract.test_checkpoints import KEPT, ready, take
-from tests.controls import Rig, store_at
+from tests.controls import Rig
 from tests.engines import BASES as HELD
 from tests.engines import Clock, MemoryEngine
 
 BASES = sorted(base_blob(kind, digest) for kind, digest in HELD)
-
-
-@pytest.fixture
-async def database(store_url: str) -> AsyncIterator[Database]:
-    async with store_at(store_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

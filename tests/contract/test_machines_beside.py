@@ -1,6 +1,6 @@
 """Sandboxes that have a machine beside their main one are one: placed, paused, resumed, ended as one, whoever dies."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
@@ -17,7 +17,7 @@ from boxkeep_server.model.sandboxes import NewSandbox, Reason, Sandbox
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import companions, events
 from boxkeep_server.store.database import Database
-from tests.controls import Rig, store_at
+from tests.controls import Rig
 from tests.engines import Clock, MemoryEngine
 
 BROWSER: Role = "browser"
@@ -75,17 +75,6 @@ def once(call: str, role: Role, error: Exception) -> Callable[[str, Role], None]
             raise left.pop()
 
     return fault
-
-
-@pytest.fixture
-async def database(store_url: str) -> AsyncIterator[Database]:
-    async with store_at(store_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Pausing and resuming over a real store and a fake engine."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -18,24 +17,8 @@ from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import events, organisations, running
 from boxkeep_server.store.commands import CommandRows
 from boxkeep_server.store.database import Database
-from tests.controls import Rig, store_at
+from tests.controls import Rig
 from tests.engines import AnswersLost, Clock, MemoryEngine, NeverStarts
-
-
-@pytest.fixture
-async def database(store_url: str) -> AsyncIterator[Database]:
-    async with store_at(store_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def rig(database: Database, clock: Clock) -> Rig:
-    return Rig(database, MemoryEngine(clock), clock)
 
 
 async def ready(rig: Rig, caller: Caller, **wish: Any) -> Sandbox:

@@ -32,12 +32,6 @@ HOUR = 3_600_000
 
 
 @pytest.fixture
-async def database(store_url: str) -> AsyncIterator[Database]:
-    async with store_at(store_url) as opened:
-        yield opened
-
-
-@pytest.fixture
 async def organisation(database: Database) -> str:
     return await made_organisation(database)
 

@@ -19,24 +19,8 @@ from boxkeep_server.model.sandboxes import NewSandbox, Sandbox
 from boxkeep_server.model.usage import DAY_MS
 from boxkeep_server.store import events, organisations, running
 from boxkeep_server.store.database import Database
-from tests.controls import Rig, store_at
-from tests.engines import Clock, MemoryEngine
-
-
-@pytest.fixture
-async def database(store_url: str) -> AsyncIterator[Database]:
-    async with store_at(store_url) as opened:
-        yield opened
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def rig(database: Database, clock: Clock) -> Rig:
-    return Rig(database, MemoryEngine(clock), clock)
+from tests.controls import Rig
+from tests.engines import Clock
 
 
 @pytest.fixture

@@ -85,12 +85,6 @@ class Office:
 
 
 @pytest.fixture
-async def database(store_url: str) -> AsyncIterator[Database]:
-    async with store_at(store_url) as opened:
-        yield opened
-
-
-@pytest.fixture
 async def office(database: Database) -> Office:
     return Office(database, Clock())
 
