@@ -1,13 +1,16 @@
 """A peer outside of the host: an address behind it that sandboxes of the running service reach, and its listener."""
 
 import contextlib
+import ipaddress
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from boxkeep_server.node import netns
+from boxkeep_server.node import attached, netns
 from tests.services import Service
+
+_DOCUMENTATION = ("203.0.113", "198.51.100", "192.0.2")
 
 
 class Peer:
@@ -44,20 +47,18 @@ class Peer:
 @contextlib.contextmanager
 def outside(service: Service, directory: Path) -> Iterator[Peer]:
     """A namespace behind the host, on addresses of documentation that are the instance's own."""
-    number = int(service.subnet.split(".")[1])
-    address, silent, first = f"203.0.113.{number}", f"192.0.2.{number}", number % 64 * 4
-    host, there = (f"198.51.100.{first + one}" for one in (1, 2))
+    host, there, address, silent = map(str, _addresses(service))
     path, link = directory / "outside", f"o{service.instance}"[:15]
     netns.make(path, lambda: None)
     try:
         netns.ip(
             f"link add {link} type veth peer name eth0 netns {path}",
-            f"addr add {host}/30 dev {link}",
+            f"addr add {host}/31 dev {link}",
             f"link set {link} up",
         )
         inside = [
             "link set lo up",
-            f"addr add {there}/30 dev eth0",
+            f"addr add {there}/31 dev eth0",
             f"addr add {address}/32 dev lo",
             "link set eth0 up",
             f"route add blackhole {silent}",
@@ -72,3 +73,13 @@ def outside(service: Service, directory: Path) -> Iterator[Peer]:
         netns.remove(path)
         with contextlib.suppress(netns.CommandFailed):
             netns.ip(f"link del {link}")
+
+
+def _addresses(service: Service) -> ipaddress.IPv4Network:
+    """Four addresses that no other instance takes, of a network that the host is not in: sandboxes are refused those,
+    and some hosts are in a network of documentation themselves."""
+    number = int(service.subnet.split(".")[1]) & ~3
+    own = [ipaddress.IPv4Network(f"{network}.{number}/30") for network in _DOCUMENTATION]
+    listed = netns.run(["ip", "-j", "-4", "addr"]), netns.run(["ip", "-j", "-4", "route", "show", "table", "all"])
+    taken = [ipaddress.IPv4Network(network) for network in attached.networks(*listed, uplink="")]
+    return next(block for block in own if not any(map(block.overlaps, taken)))
