@@ -17,7 +17,7 @@ from boxkeep_server.engine.interface import (
 )
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.images import Layers
-from boxkeep_server.model.machines import MAIN
+from boxkeep_server.model.machines import MAIN, names_of
 from boxkeep_server.model.node_api import (
     BaseKind,
     Claim,
@@ -32,6 +32,7 @@ from boxkeep_server.model.node_api import (
     Role,
     Snapshot,
     SnapshotBases,
+    checkpoint_name,
 )
 
 IMAGES = ("bun", "python", "base")
@@ -84,10 +85,8 @@ class MemoryEngine:
             raise AlreadyReleased("a later epoch is bound")
         if wish.image not in self.images:
             raise Unsupported("no such image")
-        if wish.resume is not None and body(wish.sandbox, wish.resume, wish.role) not in self.kept:
-            raise SnapshotUnfit("there is no such snapshot", self.node_id)
-        if wish.checkpoint is not None and wish.checkpoint not in self.checkpoints:
-            raise SnapshotUnfit("there is no such checkpoint", self.node_id)
+        if wish.origin is not None and wish.origin not in self._named():
+            raise SnapshotUnfit("there is no such snapshot", self.node_id, wish.origin)
         if key not in self.machines:
             if self.used >= self.slots:
                 raise NoRoom("full")
@@ -147,32 +146,39 @@ class MemoryEngine:
             checkpoint=checkpoint,
         )
 
-    async def checkpoint(self, node: str, sandbox: str, epoch: int, checkpoint: str, *, memory: bool) -> Snapshot:
-        if checkpoint in self.checkpoints:
-            return self.checkpoints[checkpoint]
-        claim = self.machines.get((sandbox, epoch))
+    async def checkpoint(
+        self, node: str, sandbox: str, epoch: int, role: Role = MAIN, *, checkpoint: str, memory: bool
+    ) -> Snapshot:
+        name = checkpoint_name(checkpoint, role)
+        if name in self.checkpoints:
+            return self.checkpoints[name]
+        claim = self.machines.get(body(sandbox, epoch, role))
         if claim is None:
             raise MachineGone("there is none")
         if self.pause_fails is not None:
             raise self.pause_fails
-        self.checkpoints[checkpoint] = self._snapshot(claim, checkpoint, memory=memory)
-        return self.checkpoints[checkpoint]
+        self.checkpoints[name] = self._snapshot(claim, checkpoint, memory=memory)
+        return self.checkpoints[name]
 
     async def forget(self, node: str, checkpoint: str) -> None:
-        self.checkpoints.pop(checkpoint, None)
+        for name in names_of(checkpoint):
+            self.checkpoints.pop(name, None)
 
-    def _named(self, name: str) -> Snapshot:
-        found = {one.name: one for one in (*self.kept.values(), *self.checkpoints.values())}
-        if name not in found:
+    def _named(self) -> dict[str, Snapshot]:
+        return {one.name: one for one in (*self.kept.values(), *self.checkpoints.values())}
+
+    def _whole(self, name: str) -> Snapshot:
+        found = self._named().get(name)
+        if found is None:
             raise SnapshotUnfit("there is no such snapshot", self.node_id)
-        return found[name]
+        return found
 
     async def bases_of(self, node: str, snapshot: str) -> SnapshotBases:
-        return SnapshotBases(image=self._named(snapshot).digest, guest="g")
+        return SnapshotBases(image=self._whole(snapshot).digest, guest="g")
 
     async def copy(self, node: str, snapshot: str, key: bytes) -> AsyncGenerator[bytes, None]:
         yield key
-        yield self._named(snapshot).model_dump_json().encode()
+        yield self._whole(snapshot).model_dump_json().encode()
 
     async def bring(self, node: str, snapshot: str, key: bytes, chunks: AsyncIterable[bytes]) -> None:
         copy = b"".join([chunk async for chunk in chunks])
@@ -182,7 +188,7 @@ class MemoryEngine:
         if brought.checkpoint is None:
             self.kept[body(brought.sandbox, brought.epoch, brought.role)] = brought
         else:
-            self.checkpoints[brought.checkpoint] = brought
+            self.checkpoints[brought.name] = brought
 
     async def hold_base(self, node: str, kind: BaseKind, digest: str) -> bool:
         return (kind, digest) in self.bases
@@ -305,8 +311,10 @@ class AnswersLost(MemoryEngine):
         self._maybe_lose()
         return self.kept[body(sandbox, epoch, role)]
 
-    async def checkpoint(self, node: str, sandbox: str, epoch: int, checkpoint: str, *, memory: bool) -> Snapshot:
-        taken = await super().checkpoint(node, sandbox, epoch, checkpoint, memory=memory)
+    async def checkpoint(
+        self, node: str, sandbox: str, epoch: int, role: Role = MAIN, *, checkpoint: str, memory: bool
+    ) -> Snapshot:
+        taken = await super().checkpoint(node, sandbox, epoch, role, checkpoint=checkpoint, memory=memory)
         self._maybe_lose()
         return taken
 

@@ -8,8 +8,17 @@ from pathlib import Path
 from typing import Literal
 
 from boxkeep_server.model.ids import new_id
-from boxkeep_server.model.machines import Key
-from boxkeep_server.model.node_api import ClaimWish, IsolationFacts, LeakCount, Leaks, Role, Snapshot, SnapshotBases
+from boxkeep_server.model.machines import Key, names_of
+from boxkeep_server.model.node_api import (
+    ClaimWish,
+    IsolationFacts,
+    LeakCount,
+    Leaks,
+    Role,
+    Snapshot,
+    SnapshotBases,
+    checkpoint_name,
+)
 from boxkeep_server.node.bases import Bases
 from boxkeep_server.node.files import files_in
 from boxkeep_server.node.images import Images
@@ -207,13 +216,14 @@ class Layer:
         self.host.closed.discard(machine.id)
 
     async def copy(self, subject: Subject, checkpoint: str, *, memory: bool) -> Snapshot:
-        kept = self.host.kept.get(checkpoint)
+        name = checkpoint_name(checkpoint, subject.key.role)
+        kept = self.host.kept.get(name)
         if kept is not None and kept.whole is not None:
             return kept.whole
         if self.host.full:
             raise NoSpace("no room")
         self._step("layer: begin checkpoint")
-        kept = self.host.kept[checkpoint] = Kept()
+        kept = self.host.kept[name] = Kept()
         body = self.host.bodies[subject.machine]
         if body.alive:
             self.host.standing.add(subject.machine)
@@ -233,7 +243,8 @@ class Layer:
 
     async def forget(self, checkpoint: str) -> bool:
         self._step("layer: forget")
-        return self.host.kept.pop(checkpoint, None) is not None
+        gone = [self.host.kept.pop(name, None) for name in names_of(checkpoint)]
+        return any(one is not None for one in gone)
 
     async def keep(self, subject: Subject, *, or_files: bool) -> Snapshot:
         kept = self.host.kept.get(subject.key.name)

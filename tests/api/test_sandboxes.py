@@ -117,7 +117,9 @@ async def test_a_duration_over_the_plan_says_so(stage: Stage) -> None:
         }
 
 
-async def test_plan_gates_come_before_what_is_not_built(stage: Stage, api: httpx.AsyncClient) -> None:
+async def test_a_browser_in_a_machine_of_its_own_is_of_the_pro_plan_and_above(
+    stage: Stage, api: httpx.AsyncClient
+) -> None:
     paired = {"capabilities": PAIRED}
     async with stage.client(await stage.key("poor", "free")) as client:
         response = await client.post(PATH, json=paired)
@@ -129,10 +131,6 @@ async def test_plan_gates_come_before_what_is_not_built(stage: Stage, api: httpx
         "currentPlan": "free",
     }
     assert (await api.post(PATH, json=paired)).status_code == 200
-    for kept in ({"ephemeral": False}, {"capabilities": {**PAIRED, "storage": {"workspace": "checkpointed"}}}):
-        response = await api.post(PATH, json={**paired, **kept})
-        assert response.status_code == 501
-        assert "Checkpoints of a sandbox with browser.mode: paired-banata-browser" in response.json()["error"]
 
 
 async def test_a_recording_is_of_the_pro_plan_and_above(stage: Stage) -> None:

@@ -1,12 +1,18 @@
 """Browsers in machines of their own: used as any other, out of the code's reach as the code is out of theirs, and one
 with their sandbox."""
 
+import contextlib
 import json
+import shutil
 import signal
+import sqlite3
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import kill
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +27,7 @@ PAIRED: dict[str, Any] = {**BROWSER, "mode": "paired-banata-browser", "persisten
 ASKS = """url => fetch(url, {mode: "no-cors", signal: AbortSignal.timeout(20000)})
     .then(() => "reached", error => error.name)"""
 DOOR = "http://127.0.0.1:9222/json/version"
+COOKIE: Any = {"name": "kept", "value": "yes", "domain": "example.com", "path": "/", "expires": time.time() + 9e6}
 VERSION = f"curl -s --retry 20 --retry-all-errors --retry-delay 1 {DOOR}"
 COUNTS = "<title>0</title><script>setInterval(() => document.title = Number(document.title) + 1, 100)</script>"
 
@@ -58,7 +65,7 @@ def api(service: Service) -> Api:
 @pytest.fixture(scope="module")
 def box(api: Api, isolation: str) -> Iterator[Sandbox]:
     """A sandbox whose browser is in a machine of its own, and ready."""
-    wish = {"env": {"TOKEN": "of the code"}, "capabilities": {"browser": PAIRED}}
+    wish = {"ephemeral": False, "env": {"TOKEN": "of the code"}, "capabilities": {"browser": PAIRED}}
     with fresh(api, runtime="python", isolation=isolation, **wish) as made:
         until_ready(made)
         yield made
@@ -202,6 +209,62 @@ def test_both_go_on_over_a_kill_of_every_service_and_a_pause(
     again.close()
     assert box.run("cat /workspace/kept") == "kept\n"
     assert "Chrome/" in box.run(VERSION)
+
+
+def test_both_are_at_a_checkpoint_in_its_forks_and_gone_back_to(
+    browser: Browser, box: Sandbox, service: Service, isolation: str
+) -> None:
+    remote = driven(browser, box)
+    page = front(remote)
+    page.set_content(COUNTS)
+    box.run("echo before > /workspace/kept")
+    remote.contexts[0].add_cookies([COOKIE])
+    if isolation == "runc":
+        at = machines(service, box.id)["browser"].id
+        eventually("Chromium to write the cookie down", lambda: _cookies(service, at) == 1, 90, 1)
+    eventually("it to count", lambda: int(page.title()) > 2, 20)
+    counted = int(page.title())
+    taken = box.post("/checkpoints", memory=True)
+    assert (taken["keeps"], taken["lost"] is None) == (("memory", True) if isolation == "runsc" else ("files", False))
+    remote.close()
+    later = driven(browser, box)
+    front(later).goto("about:blank")
+    later.contexts[0].clear_cookies()
+    later.close()
+    box.run("echo after > /workspace/kept")
+
+    def is_as_before(one: Sandbox) -> None:
+        assert one.run("cat /workspace/kept") == "before\n"
+        there = driven(browser, one)
+        assert "Chrome/" in one.run(VERSION)
+        if isolation == "runsc":
+            assert int(front(there).title()) >= counted
+        assert [one["value"] for one in there.contexts[0].cookies("https://example.com")] == ["yes"]
+        there.close()
+
+    fork = box.api.ready(fromCheckpoint=taken["id"], capabilities={"browser": PAIRED})
+    is_as_before(fork)
+    addresses = {one.address for of in (fork, box) for one in machines(service, of.id).values()}
+    assert len(addresses) == 4
+    box.api.delete(fork.id)
+    box.post("/checkpoints/restore", checkpointId=taken["id"])
+    box.api.wait_status(box.id, "ready", "active")
+    is_as_before(box)
+    box.api.call("DELETE", "/checkpoints", params={"checkpointId": taken["id"]})
+    snapshots = Path(f"/proc/{service.running['node'].pid}/root{service.root}/run/{service.instance}/pool/snapshots")
+    assert snapshots.is_dir()
+    eventually("nothing to be left of it", lambda: not list(snapshots.glob(f"{taken['id']}*")), 30, 0.5)
+
+
+def _cookies(service: Service, machine: str) -> int:
+    """How many cookies a browser has written down in its machine under runc, as the host sees that."""
+    firsts = [pid for body in bodies(service) if body.machine == machine for pid in body.of("first")]
+    profiles = [Path(f"/proc/{pid}/root/home/user/.config/boxkeep-browser") for pid in firsts]
+    with contextlib.suppress(StopIteration, sqlite3.OperationalError), tempfile.TemporaryDirectory() as directory:
+        found = next(path for profile in profiles for path in profile.rglob("Cookies"))
+        with contextlib.closing(sqlite3.connect(shutil.copy(found, directory))) as store:
+            return int(store.execute("select count(*) from cookies").fetchone()[0])
+    return 0
 
 
 def test_its_recordings_are_artifacts_and_its_end_is_that_of_both(box: Sandbox, service: Service) -> None:

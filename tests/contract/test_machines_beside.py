@@ -51,6 +51,14 @@ class Faulty(MemoryEngine):
         self.fault("paused", role)
         return kept
 
+    async def checkpoint(
+        self, node: str, sandbox: str, epoch: int, role: Role = "main", *, checkpoint: str, memory: bool
+    ) -> Snapshot:
+        self.fault("checkpoint", role)
+        taken = await super().checkpoint(node, sandbox, epoch, role, checkpoint=checkpoint, memory=memory)
+        self.fault("checkpointed", role)
+        return taken
+
     async def release(self, node: str | None, sandbox: str, epoch: int, role: Role = "main") -> Release:
         self.fault("release", role)
         released = await super().release(node, sandbox, epoch, role)

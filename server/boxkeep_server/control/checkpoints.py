@@ -209,6 +209,7 @@ def wanted_of(
         created_by=actor,
         fault=None,
         stored_at=None,
+        sides=sandbox.sides,
     )
 
 

@@ -1,14 +1,17 @@
-"""Machines of sandboxes: what a node is asked for in each role, of a sandbox that is to have it."""
+"""Machines of sandboxes: what a node is asked for in each role, and what is told of one that is lost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import orjson
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from boxkeep_server.control.steps import SYSTEM
 from boxkeep_server.engine.interface import SnapshotUnfit
 from boxkeep_server.model.checkpoints import Checkpoint, CheckpointState
+from boxkeep_server.model.events import EventType
 from boxkeep_server.model.machines import MAIN, SIDE_IMAGES, Key
-from boxkeep_server.model.node_api import ClaimWish, NetworkWish
+from boxkeep_server.model.node_api import ClaimWish, NetworkWish, Role
 from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.store import checkpoints, sandboxes
 from boxkeep_server.store.database import Database
@@ -17,10 +20,12 @@ from boxkeep_server.store.sealing import Seal
 SLACK_MS: Final = 5_000
 """How much later than the control plane the node ends a machine by itself."""
 
+_BECAME_FAILED: Final[Mapping[Role, EventType]] = {"browser": EventType.BROWSER_FAILED}
+
 
 class Wishes:
-    """Reads what is wished of sandboxes. Both machines are under the same isolation and reach the same networks; the
-    environment is the main one's alone, and so is a checkpoint."""
+    """Reads what is wished of sandboxes. Both machines are under the same isolation and reach the same networks, and
+    both go on from a checkpoint that has both; the environment is the main one's alone."""
 
     def __init__(self, database: Database, seal: Seal, now_ms: Callable[[], int]) -> None:
         self._database = database
@@ -35,11 +40,12 @@ class Wishes:
             SealBroken: its environment cannot be read.
         """
         origin = await self._origin(sandbox)
+        is_main = key.role == MAIN
         resume = None if anew or origin is not None else _kept(sandbox, key)
+        from_origin = origin is not None and not anew and (is_main or key.role in origin.sides)
         runs_until = sandbox.expires_at or self._now_ms() + sandbox.window_ms
         is_first = sandbox.kept_epoch is None and not sandbox.running
         isolation = sandbox.wished_isolation if is_first else sandbox.isolation
-        is_main = key.role == MAIN
         return ClaimWish(
             sandbox=sandbox.id,
             epoch=key.epoch,
@@ -48,8 +54,8 @@ class Wishes:
             isolation=isolation if origin is None else origin.isolation,
             not_after=runs_until + SLACK_MS,
             resume=resume,
-            checkpoint=origin.id if origin and is_main else None,
-            fork=is_main and origin is not None and origin.sandbox != sandbox.id,
+            checkpoint=origin.id if origin and from_origin else None,
+            fork=from_origin and origin is not None and origin.sandbox != sandbox.id,
             hostname=f"{'sandbox' if is_main else key.role}-{sandbox.id[:8]}",
             env=await self._env(sandbox) if is_main and sandbox.env_names else {},
             network=NetworkWish(internet=sandbox.network.internet, allow=sandbox.network.allow),
@@ -69,6 +75,12 @@ class Wishes:
             sealed = (await sandboxes.sealed(connection, sandbox.id)).env
         env: dict[str, str] = {} if sealed is None else orjson.loads(self._seal.open(sealed, sandbox.id))
         return env
+
+
+async def tell_lost(connection: AsyncConnection, sandbox: Sandbox, role: Role, words: str, at: int) -> None:
+    """Write the event that what was in a machine beside the main one is lost, and why."""
+    event, data = _BECAME_FAILED[role], {"reason": words}
+    await sandboxes.tell(connection, sandbox.id, sandbox.organisation, event=event, at=at, actor=SYSTEM, data=data)
 
 
 def _kept(sandbox: Sandbox, key: Key) -> int | None:

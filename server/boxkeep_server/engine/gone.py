@@ -47,7 +47,9 @@ class GoneEngine:
         """See `Engine.pause`."""
         raise NodeAway("the node was taken down")
 
-    async def checkpoint(self, node: str, sandbox: str, epoch: int, checkpoint: str, *, memory: bool) -> Snapshot:
+    async def checkpoint(
+        self, node: str, sandbox: str, epoch: int, role: Role = MAIN, *, checkpoint: str, memory: bool
+    ) -> Snapshot:
         """See `Engine.checkpoint`."""
         raise NodeAway("the node was taken down")
 

@@ -48,11 +48,12 @@ class PlacementFailed(EngineError):
 
 class SnapshotUnfit(EngineError):
     """What was kept is not there or damaged, or no machine can go on from it on the node that was tried; it stays as it
-    is."""
+    is. `snapshot` is what that node calls it."""
 
-    def __init__(self, sentence: str, node: str | None = None) -> None:
+    def __init__(self, sentence: str, node: str | None = None, snapshot: str | None = None) -> None:
         super().__init__(sentence)
         self.node = node
+        self.snapshot = snapshot
 
 
 class NotPaused(EngineError):
@@ -88,16 +89,18 @@ class Engine(Protocol):
             NodeAway, NotPaused, MachineGone
         """
 
-    async def checkpoint(self, node: str, sandbox: str, epoch: int, checkpoint: str, *, memory: bool) -> Snapshot:
-        """Have what there is of a machine kept under that name, durably, while it goes on; of a dead one its files, as
-        long as its node has them. The same snapshot when asked again.
+    async def checkpoint(
+        self, node: str, sandbox: str, epoch: int, role: Role = MAIN, *, checkpoint: str, memory: bool
+    ) -> Snapshot:
+        """Have what there is of a machine kept as that of its role at a checkpoint, durably, while it goes on; of a
+        dead one its files, as long as its node has them. The same snapshot when asked again.
 
         Raises:
             NodeAway, NotPaused, MachineGone
         """
 
     async def forget(self, node: str, checkpoint: str) -> None:
-        """Have a checkpoint gone.
+        """Have a checkpoint gone, with what it has of each machine.
 
         Raises:
             NodeAway

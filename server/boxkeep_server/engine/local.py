@@ -60,7 +60,7 @@ class LocalEngine:
             with _translated():
                 return node, self._ours(await self._node.place(_moved(wish, self._jump_ms(), "not_after")))
         except SnapshotUnfit as unfit:
-            unfit.node = node
+            unfit.node, unfit.snapshot = node, wish.origin
             raise
 
     async def release(self, node: str | None, sandbox: str, epoch: int, role: Role = MAIN) -> Release:
@@ -101,10 +101,12 @@ class LocalEngine:
         with _keeping():
             return await self._node.pause(Key(sandbox, epoch, role), if_idle=if_idle, or_files=or_files)
 
-    async def checkpoint(self, node: str, sandbox: str, epoch: int, checkpoint: str, *, memory: bool) -> Snapshot:
+    async def checkpoint(
+        self, node: str, sandbox: str, epoch: int, role: Role = MAIN, *, checkpoint: str, memory: bool
+    ) -> Snapshot:
         """See `Engine.checkpoint`."""
         with _keeping():
-            return await self._node.checkpoint(Key(sandbox, epoch), checkpoint, memory=memory)
+            return await self._node.checkpoint(Key(sandbox, epoch, role), checkpoint, memory=memory)
 
     async def forget(self, node: str, checkpoint: str) -> None:
         """See `Engine.forget`."""

@@ -1,11 +1,13 @@
 """Checkpoints: what the store keeps of one, and which sandboxes may have them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal
 
 from boxkeep_server.model.errors import NotFound
+from boxkeep_server.model.machines import Key
+from boxkeep_server.model.node_api import Role
 from boxkeep_server.model.sandboxes import Runtime, Sandbox
 
 LAST: Final = "last"
@@ -41,9 +43,12 @@ class CheckpointNotFound(NotFound):
 class Checkpoint:
     """What there is of a sandbox's `epoch` at one moment. Times are epoch ms.
 
-    `memory` is what was asked for, `keeps` what there is; `lost` says why memory that was asked for is not there.
+    `memory` is what was asked for, `keeps` what there is; `lost` says why something that was asked for is not there.
     `bytes` is what it refers to, much of which it may share; `stood_ms` how long the sandbox stood still for it;
-    `stored_at` when there was a copy of it in the store of blobs.
+    `stored_at` when there were copies of all of it in the store of blobs.
+
+    `sides` are the roles beside the main one that it has something of, each with the epoch of the machine; until it is
+    whole, those that it is to be taken of. `keeps` is of the main machine; what there is not of others, `lost` says.
     """
 
     id: str
@@ -66,6 +71,13 @@ class Checkpoint:
     created_by: str
     fault: Fault | None
     stored_at: int | None
+    sides: Mapping[Role, int] = field(default_factory=dict)
+
+    @property
+    def machines(self) -> tuple[Key, ...]:
+        """The machines of which it is, or is to be taken, the main one first."""
+        sides = (Key(self.sandbox, epoch, role) for role, epoch in self.sides.items())
+        return Key(self.sandbox, self.epoch), *sides
 
 
 def may_have(sandbox: Sandbox) -> bool:

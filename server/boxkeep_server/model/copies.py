@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from boxkeep_server.model.node_api import BaseKind, SnapshotBases, pause_name
+from boxkeep_server.model.node_api import BaseKind, SnapshotBases
 
 _SEGMENT: Final = "snapshots"
 _BASES: Final = "bases"
@@ -11,17 +11,15 @@ _BASES: Final = "bases"
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """The snapshot of which there is a copy, or is to be one: a checkpoint's, or that of the pause of an epoch."""
+    """A snapshot of which there is a copy, or is to be one; `name` is what nodes call it. It is one of a checkpoint, or
+    of the pause of the main machine's `epoch`: what there is of all machines of a sandbox is in the store once each has
+    its copy."""
 
     organisation: str
     sandbox: str
     epoch: int
     checkpoint: str | None
-
-    @property
-    def name(self) -> str:
-        """What nodes call the snapshot."""
-        return self.checkpoint or pause_name(self.sandbox, self.epoch)
+    name: str
 
     @property
     def blob(self) -> str:

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple, get_args
 
 from boxkeep_server.model.ids import is_id
 from boxkeep_server.model.images import BASE, image_of
-from boxkeep_server.model.node_api import Claim, ClaimWish, Role, Snapshot, pause_name
+from boxkeep_server.model.node_api import Claim, ClaimWish, Role, Snapshot, checkpoint_name, pause_name
 
 MAIN: Final[Role] = "main"
 """The machine in which what its user runs is. A sandbox lives as long as this one does."""
@@ -28,7 +28,7 @@ class Key(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the snapshot is called that a pause of it leaves. A checkpoint is called by its own id."""
+        """What the snapshot is called that a pause of it leaves."""
         return pause_name(self.sandbox, self.epoch, self.role)
 
     @classmethod
@@ -40,3 +40,14 @@ class Key(NamedTuple):
         if is_id(sandbox) and epoch.isdecimal() and role is not None:
             return cls(sandbox, int(epoch), role)
         return None
+
+
+def names_of(checkpoint: str) -> frozenset[str]:
+    """What the snapshots of a checkpoint may be called, one for each role."""
+    return frozenset(checkpoint_name(checkpoint, role) for role in get_args(Role))
+
+
+def is_name(name: str) -> bool:
+    """Whether a snapshot may be called so: that of a pause, or of a checkpoint."""
+    checkpoint, _, _ = name.partition("-")
+    return Key.named(name) is not None or (is_id(checkpoint) and name in names_of(checkpoint))

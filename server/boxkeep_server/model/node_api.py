@@ -38,8 +38,8 @@ class NetworkWish(Message):
 class ClaimWish(Message):
     """A machine wanted for one role of a sandbox in one epoch. `not_after` is epoch ms.
 
-    The machine goes on from the snapshot of the epoch `resume` of the same sandbox and role, or from a `checkpoint`.
-    With `fork` that is another sandbox's, and what names a machine is made anew.
+    The machine goes on from the snapshot of the epoch `resume` of the same sandbox and role, or from that of the same
+    role at a `checkpoint`. With `fork` that is another sandbox's, and what names a machine is made anew.
     """
 
     sandbox: Id
@@ -60,6 +60,13 @@ class ClaimWish(Message):
         if self.resume is not None and self.checkpoint is not None:
             raise ValueError("resume and checkpoint exclude each other")
         return self
+
+    @property
+    def origin(self) -> str | None:
+        """The name of the snapshot that the machine is to go on from."""
+        if self.checkpoint is not None:
+            return checkpoint_name(self.checkpoint, self.role)
+        return None if self.resume is None else pause_name(self.sandbox, self.resume, self.role)
 
     @field_validator("env")
     @classmethod
@@ -139,16 +146,21 @@ class PauseWish(Message):
 
 
 class CheckpointWish(Message):
-    """A checkpoint wanted of a machine, under an id of its own, which goes on after it; `memory`: of its processes too,
-    where its isolation can."""
+    """A checkpoint wanted of a machine, under an id that all machines of its sandbox share, which goes on after it;
+    `memory`: of its processes too, where its isolation can."""
 
     checkpoint: Id
     memory: bool = False
 
 
 def pause_name(sandbox: str, epoch: int, role: Role = "main") -> str:
-    """What the snapshot is called that a pause leaves. A checkpoint is called by its own id."""
+    """What the snapshot is called that a pause leaves."""
     return f"{sandbox}-{epoch}-{role}"
+
+
+def checkpoint_name(checkpoint: str, role: Role = "main") -> str:
+    """What the snapshot of a role's machine is called at a checkpoint: by that's id alone where it is the main one."""
+    return checkpoint if role == "main" else f"{checkpoint}-{role}"
 
 
 class Snapshot(Message):
@@ -175,7 +187,9 @@ class Snapshot(Message):
     @property
     def name(self) -> str:
         """What it is called among all snapshots."""
-        return self.checkpoint or pause_name(self.sandbox, self.epoch, self.role)
+        if self.checkpoint is not None:
+            return checkpoint_name(self.checkpoint, self.role)
+        return pause_name(self.sandbox, self.epoch, self.role)
 
 
 class Snapshots(Message):

@@ -94,7 +94,7 @@ class Sandbox:
 
     `kept_epoch` is the epoch of the snapshot that it goes on from when it gets its next body, None where it has none;
     `remaining_ms` how long it may run then, where that is not a window anew. `stored_epoch` is the last of which there
-    is a copy in the store of blobs.
+    are copies in the store of blobs, of all machines.
 
     `sides` are the roles of the machines that it has beside the main one, each with the epoch of the one that it has
     or had last: that counts for itself, for they are had anew when they die, and the sandbox goes on. `kept_sides` are

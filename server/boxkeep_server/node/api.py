@@ -15,8 +15,7 @@ from typing import Final, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from boxkeep_server.model.ids import is_id
-from boxkeep_server.model.machines import Key
+from boxkeep_server.model.machines import Key, is_name
 from boxkeep_server.model.node_api import (
     COPY_KEY_HEADER,
     BaseHeld,
@@ -272,7 +271,7 @@ async def _streamed(request: web.Request) -> AsyncIterator[_Stream]:
 
 def _snapshot_name(request: web.Request) -> str:
     name = request.match_info["name"]
-    if not is_id(name) and Key.named(name) is None:
+    if not is_name(name):
         raise Malformed("name: not that of a snapshot")
     return name
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 from boxkeep_server.model.machines import Key
-from boxkeep_server.model.node_api import ClaimState, Snapshot
+from boxkeep_server.model.node_api import ClaimState, Snapshot, checkpoint_name
 from boxkeep_server.node import refusals
 from boxkeep_server.node.crew import Crew
 from boxkeep_server.node.layer import Keeper, MachineFailed, Maker, NoSpace, Observer, Unfit
@@ -48,7 +48,7 @@ class Checkpoints:
         self._clearing: set[Task[int]] = set()
 
     async def take(self, key: Key, checkpoint: str, *, memory: bool) -> Snapshot:
-        """Keep what a claimed machine is now. Again under the same name: the same snapshot.
+        """Keep what a claimed machine is now. Again for the same checkpoint and role: the same snapshot.
 
         Of a dead machine, whose disk is there yet, its files.
 
@@ -56,10 +56,11 @@ class Checkpoints:
             NoSuchClaim, NotYet, Unfit: there is nothing that could be kept.
             NoSpace, Broken: it did not come about; the machine goes on.
         """
-        task = self._under_way.get(checkpoint)
+        name = checkpoint_name(checkpoint, key.role)
+        task = self._under_way.get(name)
         if task is None:
-            task = self._under_way[checkpoint] = self._crew.start(self._take(key, checkpoint, memory))
-            task.add_done_callback(lambda _: self._under_way.pop(checkpoint, None))
+            task = self._under_way[name] = self._crew.start(self._take(key, checkpoint, memory))
+            task.add_done_callback(lambda _: self._under_way.pop(name, None))
         return await shield(task)
 
     async def clear(self, names: Collection[str]) -> int:
@@ -85,7 +86,7 @@ class Checkpoints:
     async def _take(self, key: Key, checkpoint: str, memory: bool) -> Snapshot:
         if self._clearing:
             await wait(set(self._clearing))
-        found = self._kept_before(checkpoint)
+        found = self._kept_before(checkpoint_name(checkpoint, key.role))
         if found is not None:
             return found
         held = self._ledger.get(key)
@@ -103,9 +104,9 @@ class Checkpoints:
         self._meters.checkpointed(snapshot.keeps, snapshot.stood_ms / 1000)
         return snapshot
 
-    def _kept_before(self, checkpoint: str) -> Snapshot | None:
+    def _kept_before(self, name: str) -> Snapshot | None:
         try:
-            return self._keeper.find(checkpoint)
+            return self._keeper.find(name)
         except Unfit as error:
             raise refusals.Unfit(str(error)) from error
 

@@ -225,7 +225,7 @@ class Claims:
         stock = self._do.stock()
         if wish.not_after <= self._do.now():
             raise refusals.Malformed("notAfter is over")
-        if _origin(wish) is not None:
+        if wish.origin is not None:
             self._check_snapshot(wish, stock)
         elif stock.digests(wish.image, _kind(wish, stock).isolation) is None:
             raise refusals.Unsupported(f"This node has no {wish.image} with that isolation")
@@ -245,9 +245,8 @@ class Claims:
             raise refusals.Malformed("The snapshot is of another image or isolation")
 
     def _snapshot(self, wish: ClaimWish) -> Snapshot | None:
-        origin = _origin(wish)
         try:
-            return None if origin is None else self._do.keeper.find(origin)
+            return None if wish.origin is None else self._do.keeper.find(wish.origin)
         except Unfit as error:
             raise refusals.Unfit(str(error)) from error
 
@@ -291,7 +290,7 @@ class Claims:
     async def _have(self, wish: ClaimWish, kind: Kind, effort: _Effort) -> tuple[Held, bool]:
         """A machine handed over, and whether it was up already. What was up may fail us once; a new one may not."""
         held = self._do.ledger.get(Key.of(wish))
-        if held is None and _origin(wish) is None and (machine := self._do.pool.take(kind)):
+        if held is None and wish.origin is None and (machine := self._do.pool.take(kind)):
             held = await self._bind(wish, kind, machine.id, effort, self._digests(kind))
             held.machine = machine
             self._do.pool.unmark(machine.id)
@@ -311,8 +310,7 @@ class Claims:
         return held, False
 
     async def _revival(self, wish: ClaimWish) -> Revival | None:
-        origin = _origin(wish)
-        return None if origin is None else await self._do.keeper.revive(origin)
+        return None if wish.origin is None else await self._do.keeper.revive(wish.origin)
 
     def _digests(self, kind: Kind) -> Mapping[str, str]:
         digests = self._do.stock().digests(kind.image, kind.isolation)
@@ -362,7 +360,7 @@ class Claims:
                     hostname=wish.hostname,
                     network=wish.network,
                     env=wish.env,
-                    resumed=_origin(wish) is not None,
+                    resumed=wish.origin is not None,
                     forked=wish.fork,
                 ),
             )
@@ -438,13 +436,6 @@ class Claims:
             ),
         )
         self._do.ledger.remove(held)
-
-
-def _origin(wish: ClaimWish) -> str | None:
-    """The name of the snapshot that a machine is to go on from."""
-    if wish.resume is not None:
-        return Key(wish.sandbox, wish.resume, wish.role).name
-    return wish.checkpoint
 
 
 def _kind(wish: ClaimWish, stock: Stock) -> Kind:

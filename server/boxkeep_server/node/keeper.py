@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from boxkeep_server.model.node_api import Isolation, IsolationFacts, Role, Snapshot, SnapshotBases
+from boxkeep_server.model.node_api import Isolation, IsolationFacts, Role, Snapshot, SnapshotBases, checkpoint_name
 from boxkeep_server.node.btrfs_streams import StreamFailed
 from boxkeep_server.node.images import Image
 from boxkeep_server.node.layer import Clock, MachineFailed, NoSpace, Revival, Subject, Unfit
@@ -120,7 +120,7 @@ class Keeper:
         laps.append(time.perf_counter())
         stood_ms = int((laps[-1] - laps[0]) * 1000)
         lost = why_lost if wanted and not memory else None
-        snapshot = await self._seal(subject, name, sums=sums, disk_bytes=disk_bytes, lost=lost, stood_ms=stood_ms)
+        snapshot = await self._seal(subject, None, sums=sums, disk_bytes=disk_bytes, lost=lost, stood_ms=stood_ms)
         laps.append(time.perf_counter())
         _log.info("machine %s is kept: %s", subject.machine, told(laps, _LAPS))
         return snapshot
@@ -132,7 +132,7 @@ class Keeper:
     async def _seal(
         self,
         subject: Subject,
-        name: str,
+        checkpoint: str | None,
         *,
         sums: dict[str, FileSum],
         disk_bytes: int,
@@ -153,7 +153,7 @@ class Keeper:
             bytes=disk_bytes + sum(one.bytes for one in sums.values()),
             taken_at=self.now(),
             stood_ms=stood_ms,
-            checkpoint=None if name == key.name else name,
+            checkpoint=checkpoint,
         )
         manifest = Manifest(
             snapshot=snapshot,
@@ -164,7 +164,7 @@ class Keeper:
             secret=subject.secret,
             memory=sums,
         )
-        await asyncio.to_thread(self.snapshots.seal, name, manifest)
+        await asyncio.to_thread(self.snapshots.seal, snapshot.name, manifest)
         return snapshot
 
     def _without_memory(self, name: str) -> dict[str, FileSum]:
@@ -174,24 +174,23 @@ class Keeper:
     async def copy(self, subject: Subject, checkpoint: str, *, memory: bool) -> Snapshot:
         """See `layer.Keeper.copy`."""
         with _failing(f"machine {subject.machine} could not be copied"):
-            found = await asyncio.to_thread(self.snapshots.read, checkpoint)
+            name = checkpoint_name(checkpoint, subject.key.role)
+            found = await asyncio.to_thread(self.snapshots.read, name)
             if found is not None:
                 return found.snapshot
             machine = subject.record
             alive = machine is not None and self.machines.alive(machine)
             remembered = machine if memory and alive and self._can_remember(subject.isolation) else None
             await asyncio.to_thread(self._check_room, remembered)
-            await asyncio.to_thread(self.snapshots.begin, checkpoint)
+            await asyncio.to_thread(self.snapshots.begin, name)
             await asyncio.to_thread(self.snapshots.flush)
             began = time.perf_counter()
             async with self._standing(machine if alive else None, halted=remembered is not None):
                 if remembered is not None:
-                    await self.machines.write_memory(
-                        remembered, self.snapshots.memory(checkpoint), self.snapshots.mark(checkpoint)
-                    )
-                disk_bytes = await asyncio.to_thread(self.snapshots.take_disk, checkpoint, subject.machine)
+                    await self.machines.write_memory(remembered, self.snapshots.memory(name), self.snapshots.mark(name))
+                disk_bytes = await asyncio.to_thread(self.snapshots.take_disk, name, subject.machine)
             stood_ms = round((time.perf_counter() - began) * 1000)
-            sums = await asyncio.to_thread(self.snapshots.sum_memory, checkpoint) if remembered else {}
+            sums = await asyncio.to_thread(self.snapshots.sum_memory, name) if remembered else {}
             lost = _NO_MEMORY if memory and not sums else None
             snapshot = await self._seal(
                 subject, checkpoint, sums=sums, disk_bytes=disk_bytes, lost=lost, stood_ms=stood_ms

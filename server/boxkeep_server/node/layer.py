@@ -212,7 +212,7 @@ class Keeper(Protocol):
         """
 
     async def copy(self, subject: Subject, checkpoint: str, *, memory: bool) -> Snapshot:
-        """Keep the disk of a machine under the name of a checkpoint, with its memory where that is asked and its
+        """Keep the disk of a machine as that of its role at a checkpoint, with its memory where that is asked and its
         isolation can; on the device when this returns. The machine stands still meanwhile and goes on; of a dead one
         there are its files.
 
@@ -250,7 +250,7 @@ class Keeper(Protocol):
         """Remove every snapshot that a pause of a sandbox's role left up to that epoch; how many. May be repeated."""
 
     async def forget(self, checkpoint: str) -> bool:
-        """Remove a checkpoint; whether there was one. May be repeated."""
+        """Remove what is kept of all machines at a checkpoint; whether there was anything. May be repeated."""
 
     def bases(self, name: str) -> SnapshotBases:
         """What a snapshot is made over.

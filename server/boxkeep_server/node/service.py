@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from boxkeep_server.model.machines import MAIN, Key
+from boxkeep_server.model.machines import MAIN, Key, names_of
 from boxkeep_server.model.node_api import ClaimState, LeakCount, Leaks, NodeFacts, Role, Snapshot, SnapshotBases
 from boxkeep_server.node import adoption, refusals
 from boxkeep_server.node.adoption import Findings, Plan
@@ -229,8 +229,8 @@ class Service:
         return await self._world.keeper.discard(sandbox, through, role)
 
     async def forget(self, checkpoint: str) -> bool:
-        """Remove a checkpoint; whether there was one. May be repeated."""
-        await self.copies.stop(lambda name: name == checkpoint)
+        """Remove what is kept of all machines at a checkpoint; whether there was anything. May be repeated."""
+        await self.copies.stop(names_of(checkpoint).__contains__)
         return await self._world.keeper.forget(checkpoint)
 
     def bases_of(self, name: str) -> SnapshotBases:

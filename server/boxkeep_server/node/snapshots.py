@@ -13,8 +13,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from boxkeep_server.model.ids import is_id
-from boxkeep_server.model.machines import Key
+from boxkeep_server.model.machines import Key, is_name, names_of
 from boxkeep_server.model.node_api import Id, Role, Snapshot
 from boxkeep_server.node import btrfs, durable
 from boxkeep_server.node.disks import Disks
@@ -167,10 +166,11 @@ class Snapshots:
         return len(old)
 
     def forget(self, checkpoint: str) -> bool:
-        """Remove a checkpoint; whether there was one. May be repeated."""
-        path = self._path(checkpoint)
-        there = path.is_dir()
-        self._remove(path)
+        """Remove what is kept of all machines at a checkpoint; whether there was anything. May be repeated."""
+        paths = [self._path(name) for name in names_of(checkpoint)]
+        there = any(path.is_dir() for path in paths)
+        for path in paths:
+            self._remove(path)
         return there
 
     def halves(self) -> list[str]:
@@ -189,12 +189,12 @@ class Snapshots:
         return {manifest.snapshot.digest for manifest in self.all()}
 
     def _path(self, name: str) -> Path:
-        if not _is_name(name):
+        if not is_name(name):
             raise ValueError(f"not the name of a snapshot: {name!r}")
         return self._root / name
 
     def _directories(self) -> Iterator[tuple[str, Path]]:
-        return ((path.name, path) for path in sorted(self._root.iterdir()) if _is_name(path.name))
+        return ((path.name, path) for path in sorted(self._root.iterdir()) if is_name(path.name))
 
     def _readable(self, name: str) -> Manifest | None:
         try:
@@ -211,10 +211,6 @@ class Snapshots:
         self._disks.forget(path, _DISK)
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(path)
-
-
-def _is_name(name: str) -> bool:
-    return is_id(name) or Key.named(name) is not None
 
 
 def _sums(paths: Collection[Path]) -> dict[str, FileSum]:

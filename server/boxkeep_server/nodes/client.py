@@ -120,7 +120,7 @@ class NodeClient:
         return (await self._call("DELETE", path, Discarded, None, RELEASE_S)).count
 
     async def checkpoint(self, key: Key, checkpoint: str, *, memory: bool) -> Snapshot:
-        """Keep what there is of a machine under a name of its own."""
+        """Keep what there is of a machine as that of its role at a checkpoint."""
         wish = CheckpointWish(checkpoint=checkpoint, memory=memory)
         return await self._call("POST", f"{_path(key)}/checkpoints", Snapshot, wish, PAUSE_S)
 

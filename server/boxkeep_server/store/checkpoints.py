@@ -10,7 +10,7 @@ from boxkeep_server.model.checkpoints import Checkpoint, CheckpointState, Fault
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.node_api import Snapshot
 from boxkeep_server.model.statuses import OVER
-from boxkeep_server.store import sandboxes
+from boxkeep_server.store import roles, sandboxes
 from boxkeep_server.store.schema import checkpoints
 from boxkeep_server.store.schema import sandboxes as sandboxes_table
 
@@ -22,7 +22,8 @@ _TAKING = sa.select(*RECORD).where(_C.state == CheckpointState.TAKING).order_by(
 
 async def add(connection: AsyncConnection, new: Checkpoint) -> None:
     """Write that a checkpoint is wanted."""
-    await connection.execute(sa.insert(checkpoints).values({name: getattr(new, name) for name in Checkpoint.__slots__}))
+    values = {name: getattr(new, name) for name in Checkpoint.__slots__}
+    await connection.execute(sa.insert(checkpoints).values({**values, "sides": roles.to_column(new.sides)}))
 
 
 async def get(connection: AsyncConnection, checkpoint_id: str) -> Checkpoint | None:
@@ -54,19 +55,29 @@ async def page(
     return [_record(row) for row in await connection.execute(query)]
 
 
-async def taken(connection: AsyncConnection, wanted: Checkpoint, snapshot: Snapshot, actor: str) -> bool:
-    """Write that a checkpoint is whole, with its event; False if it is not wanted any more, or was whole before."""
+async def taken(
+    connection: AsyncConnection,
+    wanted: Checkpoint,
+    snapshot: Snapshot,
+    beside: Sequence[Snapshot],
+    lost: str | None,
+    actor: str,
+) -> bool:
+    """Write that a checkpoint is whole, with its event: a snapshot of the main machine, and those of others; False if
+    it is not wanted any more, or was whole before."""
+    parts = (snapshot, *beside)
     values = {
         "state": CheckpointState.WHOLE,
         "keeps": snapshot.keeps,
-        "lost": snapshot.lost,
-        "bytes": snapshot.bytes,
-        "stood_ms": snapshot.stood_ms,
+        "lost": lost,
+        "bytes": sum(one.bytes for one in parts),
+        "stood_ms": (stood_ms := max(one.stood_ms for one in parts)),
         "taken_at": snapshot.taken_at,
+        "sides": roles.to_column({one.role: one.epoch for one in beside}),
     }
     if not await _settle(connection, wanted, values):
         return False
-    about = {"checkpointId": wanted.id, "name": wanted.name, "keeps": snapshot.keeps, "stoppedMs": snapshot.stood_ms}
+    about = {"checkpointId": wanted.id, "name": wanted.name, "keeps": snapshot.keeps, "stoppedMs": stood_ms}
     await _tell(connection, wanted, EventType.CHECKPOINT_CREATED, snapshot.taken_at, actor, about)
     return True
 
@@ -132,4 +143,5 @@ def _record(row: "sa.Row[Any]") -> Checkpoint:
     values = dict(zip(Checkpoint.__slots__, row, strict=True))
     values["state"] = CheckpointState(values["state"])
     values["fault"] = None if values["fault"] is None else Fault(values["fault"])
+    values["sides"] = roles.from_column(values["sides"])
     return Checkpoint(**values)

@@ -10,14 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.machines import MAIN, Key
-from boxkeep_server.model.node_api import Role
 from boxkeep_server.model.sandboxes import Lifecycle, NetworkPolicy, Sandbox
 from boxkeep_server.model.statuses import COUNTED, OVER, Status, check_step
-from boxkeep_server.store import events, running
+from boxkeep_server.store import events, roles, running
 from boxkeep_server.store.schema import commands, public_ports, sandboxes, secrets
 from boxkeep_server.store.schema import events as events_table
 
-_JSON = ("capabilities", "network", "metadata", "env_names", "lifecycle", "sides", "kept_sides")
+_JSON = ("capabilities", "network", "metadata", "env_names", "lifecycle")
 _ROLES = ("sides", "kept_sides")
 RECORD = [sandboxes.c[name] for name in Sandbox.__slots__]
 
@@ -153,7 +152,7 @@ async def answered_for(connection: AsyncConnection, ids: Collection[str]) -> set
     query = sa.select(sandboxes.c.id, sandboxes.c.epoch, sandboxes.c.sides).where(
         sandboxes.c.id.in_(list(ids)), sandboxes.c.released.is_(False), sandboxes.c.status != Status.PAUSED
     )
-    found = [(row.id, {MAIN: row.epoch, **_roles(row.sides)}) for row in await connection.execute(query)]
+    found = [(row.id, {MAIN: row.epoch, **roles.from_column(row.sides)}) for row in await connection.execute(query)]
     return {Key(sandbox, epoch, role) for sandbox, epochs in found for role, epoch in epochs.items()}
 
 
@@ -224,18 +223,12 @@ def _stored(name: str, value: Any) -> Any:
     if name == "network":
         value = {"internet": value.internet, "allow": value.allow}
     if name in _ROLES:
-        value = dict(value) or None
+        return roles.to_column(value)
     if name == "lifecycle":
         value = None if value == Lifecycle() else asdict(value)
     if name in _JSON and value is not None:
         return orjson.dumps(value).decode()
     return value
-
-
-def _roles(stored: str | None) -> dict[Role, int]:
-    """Epochs by role."""
-    found: dict[Role, int] = {} if stored is None else orjson.loads(stored)
-    return found
 
 
 def record(row: "sa.Row[Any]") -> Sandbox:
@@ -250,5 +243,5 @@ def record(row: "sa.Row[Any]") -> Sandbox:
     values["status"] = Status(values["status"])
     values["lifecycle"] = Lifecycle(**orjson.loads(values["lifecycle"] or b"{}"))
     for name in _ROLES:
-        values[name] = _roles(values[name])
+        values[name] = roles.from_column(values[name])
     return Sandbox(**values)

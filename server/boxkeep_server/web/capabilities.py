@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from boxkeep_server.model.browsers import PAIRED
-from boxkeep_server.model.errors import NotBuilt, PlanForbids
+from boxkeep_server.model.errors import PlanForbids
 from boxkeep_server.model.images import LOCAL
 from boxkeep_server.model.plans import LOWEST_WITH, PAIRED_BROWSER, RECORDING, Plan
 from boxkeep_server.model.proxies import BadProxy, read_proxy
@@ -111,19 +111,6 @@ def check_plan(wish: Capabilities, plan: Plan) -> None:
     for feature in _gated(wish):
         if feature not in plan.features:
             raise PlanForbids(feature, LOWEST_WITH[feature], plan.name)
-
-
-def check_built(wish: Capabilities, *, ephemeral: bool) -> None:
-    """Raise `NotBuilt` for what is asked for together and not there together yet.
-
-    What is off, `none` or false asks for nothing and passes.
-    """
-    checkpointed = not ephemeral or (wish.storage is not None and wish.storage.workspace == "checkpointed")
-    if checkpointed and wish.browser is not None and wish.browser.mode == PAIRED:
-        raise NotBuilt(
-            f"Checkpoints of a sandbox with browser.mode: {PAIRED} are not available on this server yet: "
-            "create it with ephemeral true, and without storage.workspace checkpointed"
-        )
 
 
 def _gated(wish: Capabilities) -> Iterator[str]:

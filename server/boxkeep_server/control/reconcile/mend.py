@@ -5,13 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from boxkeep_server.control.machines import Wishes
+from boxkeep_server.control.machines import Wishes, tell_lost
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.reconcile.deaths import REASONS
 from boxkeep_server.control.steps import SYSTEM, Steps
 from boxkeep_server.engine.interface import AlreadyReleased, Engine, EngineError, NodeAway
-from boxkeep_server.model.events import EventType
 from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import Claim, ClaimState
 from boxkeep_server.model.sandboxes import Reason, Sandbox
@@ -22,8 +21,6 @@ AT_ONCE: Final = 8
 FIRST_PAUSE_MS: Final = 1_000
 LONGEST_PAUSE_MS: Final = 60_000
 """Between two tries in one sandbox: at first, and after many that have not held for as long as the longest."""
-
-_BECAME_FAILED: Final = {"browser": EventType.BROWSER_FAILED}
 
 _log = logging.getLogger(__name__)
 
@@ -106,15 +103,8 @@ class Mend:
             if changed is None:
                 return  # it is as it was no more: the next round tells
             await companions.forget(connection, sandbox.id, lost.role)
-            await sandboxes.tell(
-                connection,
-                sandbox.id,
-                sandbox.organisation,
-                event=_BECAME_FAILED[lost.role],
-                at=now,
-                actor=SYSTEM,
-                data={"reason": f"Its machine is lost, and another takes its place: {reason}"},
-            )
+            words = f"Its machine is lost, and another takes its place: {reason}"
+            await tell_lost(connection, sandbox, lost.role, words, now)
         _log.warning("the %s of sandbox %s lost its machine: %s", lost.role, sandbox.id, reason)
         self._reacher.forget_machine(lost)
         self._steps.tell_of(sandbox.id)

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from boxkeep_server.blobs.interface import BlobDamaged, BlobNotFound
 from boxkeep_server.control.copies import Copies
 from boxkeep_server.control.fleet import Fleet, isolation_facts
-from boxkeep_server.control.machines import Wishes
+from boxkeep_server.control.machines import Wishes, tell_lost
 from boxkeep_server.control.reach import Reacher
 from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.reconcile.deaths import REASONS
@@ -31,7 +31,7 @@ from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.errors import TimedOut, Unavailable
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.machines import MAIN, Key
-from boxkeep_server.model.node_api import Claim, ClaimState, DeathReason, pause_name
+from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason
 from boxkeep_server.model.sandboxes import Reason, Sandbox
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import agents, checkpoints, companions, endings, sandboxes, selections
@@ -75,7 +75,8 @@ class Place:
         self._fleet = fleet
         self._no_room_wait_ms = no_room_wait_ms
         self._copies = copies
-        self._brought: set[tuple[str, int]] = set()
+        self._brought: set[Key] = set()
+        self._anew: set[Key] = set()
         self._in_doubt = False
         self._more = False
         self.crowd = Crowd(AT_ONCE, self._go_on)
@@ -89,7 +90,9 @@ class Place:
         async with self._database.reading() as connection:
             assigning = await selections.in_status(connection, Status.ASSIGNING)
             queued = await selections.in_turn(connection, Status.QUEUED, 2 * AT_ONCE)
-        self._brought &= {(one.id, one.epoch) for one in assigning}
+        bound = {key for one in assigning for key in one.machines}
+        self._brought &= bound
+        self._anew &= bound
         again = [one for one in assigning if one.id not in self.crowd]
         turns = [one for one in queued if one.id not in self.crowd]
         if self._in_doubt and (again or turns):
@@ -138,47 +141,47 @@ class Place:
             placed = await self._steps.step(sandbox, Status.ASSIGNING, epoch=sandbox.epoch + 1, sides=sides)
         if placed is None:
             return
+        claimed: list[tuple[str, Claim]] = []
+        # The main one last: what its user runs begins, or goes on, once all the others are there.
+        for key in reversed(placed.machines):
+            machine = await self._claim(placed, key)
+            if machine is None:
+                return
+            claimed.append(machine)
+        self._in_doubt = False
+        await self._take(placed, claimed)
+
+    async def _claim(self, sandbox: Sandbox, key: Key) -> tuple[str, Claim] | None:
+        """A machine of a sandbox; None where it does not get one now, and what comes of that is done."""
+        wish = None
         try:
-            # The main one last: what its user runs begins, or goes on, once all the others are there.
-            claimed = [await self._claim(placed, key) for key in reversed(placed.machines)]
+            wish = await self._wishes.of(sandbox, key, anew=key in self._anew)
+            return await self._engine.place(wish)
         except (NoRoom, NodeAway) as error:
             self._in_doubt = True
-            await self._wait(placed, error)
+            await self._wait(sandbox, error)
         except AlreadyReleased as error:
             _log.warning("sandbox %s gets another epoch: %s", sandbox.id, error)
-            await self._again(placed, Reason.BOOT_FAILED)
+            await self._again(sandbox, Reason.BOOT_FAILED)
         except Unsupported as error:
-            await self._fail(placed, Reason.UNSUPPORTED, error)
+            await self._fail(sandbox, Reason.UNSUPPORTED, error)
         except SnapshotUnfit as error:
-            await self._bring(placed, error)
+            if await self._mended(sandbox, key, wish, error):
+                return await self._claim(sandbox, key)
         except (PlacementFailed, SealBroken) as error:
-            await self._fail(placed, Reason.BOOT_FAILED, error)
-        else:
-            self._in_doubt = False
-            await self._take(placed, claimed)
+            if await self._begins_anew(sandbox, key, wish, Reason.BOOT_FAILED, error):
+                return await self._claim(sandbox, key)
+        return None
 
-    async def _claim(self, sandbox: Sandbox, key: Key) -> tuple[str, Claim]:
-        """A machine of a sandbox. One beside the main one begins anew where it cannot go on from what was kept of it:
-        that is lost then, and the sandbox is not. Raises as `Engine.place`."""
-        wish = await self._wishes.of(sandbox, key)
+    async def _mended(self, sandbox: Sandbox, key: Key, wish: ClaimWish | None, unfit: SnapshotUnfit) -> bool:
+        """What the node lacks, or has damaged, it gets from the store, once; whether it is to be asked again."""
         try:
-            return await self._engine.place(wish)
-        except (SnapshotUnfit, PlacementFailed) as error:
-            if key.role == MAIN or wish.resume is None:
-                raise
-            _log.warning("the %s of sandbox %s begins anew: %s", key.role, sandbox.id, error)
-        return await self._engine.place(await self._wishes.of(sandbox, key, anew=True))
-
-    async def _bring(self, sandbox: Sandbox, unfit: SnapshotUnfit) -> None:
-        """What the node lacks, or has damaged, it gets from the store, once; then the same is asked for again."""
-        body = (sandbox.id, sandbox.epoch)
-        snapshot = sandbox.origin or pause_name(sandbox.id, sandbox.kept_epoch or 0)
-        try:
-            if unfit.node is None or body in self._brought or not await self._copies.bring(snapshot, unfit.node):
-                await self._fail(sandbox, Reason.SNAPSHOT_UNFIT, unfit)
-                return
+            if key not in self._brought and await self._brings(unfit):
+                self._brought.add(key)
+                return True
+            return await self._begins_anew(sandbox, key, wish, Reason.SNAPSHOT_UNFIT, unfit)
         except (SnapshotUnfit, BlobNotFound, BlobDamaged) as error:
-            await self._fail(sandbox, Reason.SNAPSHOT_UNFIT, error)
+            return await self._begins_anew(sandbox, key, wish, Reason.SNAPSHOT_UNFIT, error)
         except NoRoom as error:
             await self._fail(sandbox, Reason.NO_SPACE, error)
         except NodeAway as error:
@@ -186,9 +189,25 @@ class Place:
         except (Unavailable, TimedOut) as error:
             if self._waited_too_long(sandbox):
                 await self._fail(sandbox, Reason.STORE_AWAY, error)
-        else:
-            self._brought.add(body)
-            self._steps.wake(PLACE)
+        return False
+
+    async def _brings(self, unfit: SnapshotUnfit) -> bool:
+        """Bring what a node lacks from the store; whether it is there. Raises as `Copies.bring`."""
+        if unfit.node is None or unfit.snapshot is None:
+            return False
+        return await self._copies.bring(unfit.snapshot, unfit.node)
+
+    async def _begins_anew(
+        self, sandbox: Sandbox, key: Key, wish: ClaimWish | None, reason: Reason, error: Exception
+    ) -> bool:
+        """Whether a machine is to be had without what was kept of it: one beside the main one is, for that is lost
+        then, and the sandbox is not. Else the sandbox does not come up."""
+        if key.role == MAIN or wish is None or wish.origin is None:
+            await self._fail(sandbox, reason, error)
+            return False
+        _log.warning("the %s of sandbox %s begins anew: %s", key.role, sandbox.id, error)
+        self._anew.add(key)
+        return True
 
     async def _wait(self, sandbox: Sandbox, error: NoRoom | NodeAway) -> None:
         """No room: back into the queue. Away or late: a machine may be bound, so the same epoch is asked again."""
@@ -259,6 +278,9 @@ class Place:
             )
             if ready is not None and sandbox.origin is not None:
                 await self._note_origin(connection, sandbox, sandbox.origin, now)
+            for key in self._anew.intersection(sandbox.machines) if ready is not None else ():
+                words = "It cannot go on from what was kept of it, and begins anew"
+                await tell_lost(connection, sandbox, key.role, words, now)
         if ready is None:
             self._reacher.forget(sandbox)
             return

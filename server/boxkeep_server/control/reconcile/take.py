@@ -1,13 +1,17 @@
 """Take: checkpoints that are wanted are taken by their node, durably, and then they are there."""
 
+import asyncio
 import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.steps import SYSTEM, TAKE, UPLOAD, Steps
-from boxkeep_server.engine.interface import Engine, MachineGone, NodeAway, NotPaused
+from boxkeep_server.engine.interface import Engine, EngineError, MachineGone, NodeAway, NotPaused
 from boxkeep_server.model.checkpoints import Checkpoint, Fault
+from boxkeep_server.model.machines import Key
+from boxkeep_server.model.node_api import Snapshot
 from boxkeep_server.store import checkpoints
 from boxkeep_server.store.database import Database
 
@@ -50,22 +54,45 @@ class Take:
         Raises:
             NodeAway: it is wanted yet.
         """
-        try:
-            snapshot = await self._engine.checkpoint(
-                wanted.node, wanted.sandbox, wanted.epoch, wanted.id, memory=wanted.memory
-            )
-        except (NotPaused, MachineGone) as error:
-            _log.warning("checkpoint %s of sandbox %s cannot be taken: %s", wanted.id, wanted.sandbox, error)
+        # All at once: what a page and the code have in common is of one moment, as near as it can be.
+        main, *sides = found = await asyncio.gather(*(self._taken(wanted, key) for key in wanted.machines))
+        if away := next((one for one in found if isinstance(one, NodeAway)), None):
+            raise away
+        if isinstance(main, Snapshot):
+            beside = [one for one in sides if isinstance(one, Snapshot)]
             async with self._database.writing() as connection:
-                await checkpoints.failed(connection, wanted, _fault(error))
+                lost = _lost(main, wanted.machines[1:], sides)
+                await checkpoints.taken(connection, wanted, main, beside, lost, wanted.created_by or SYSTEM)
         else:
             async with self._database.writing() as connection:
-                await checkpoints.taken(connection, wanted, snapshot, wanted.created_by or SYSTEM)
+                await checkpoints.failed(connection, wanted, _fault(main))
         self._steps.tell_of(wanted.sandbox)
         self._steps.wake(UPLOAD)
 
+    async def _taken(self, wanted: Checkpoint, key: Key) -> Snapshot | NodeAway | NotPaused | MachineGone:
+        """What is kept of one machine, or why nothing is, yet or for ever."""
+        try:
+            return await self._engine.checkpoint(wanted.node, *key, checkpoint=wanted.id, memory=wanted.memory)
+        except (NodeAway, NotPaused, MachineGone) as error:
+            _log.warning("checkpoint %s has nothing of the machine %s: %s", wanted.id, key.name, error)
+            return error
 
-def _fault(error: NotPaused | MachineGone) -> Fault:
-    if isinstance(error, MachineGone):
-        return Fault.SANDBOX_GONE
-    return Fault.NO_SPACE if error.full else Fault.NOT_TAKEN
+
+def _lost(main: Snapshot, keys: Sequence[Key], sides: Sequence[Snapshot | EngineError]) -> str | None:
+    """What was asked for and is not there. A checkpoint of the code does not hang on its page, which may be hostile."""
+    said = [main.lost]
+    for key, one in zip(keys, sides, strict=True):
+        if not isinstance(one, Snapshot):
+            said.append(f"The {key.role} could not be kept, and would begin anew: {one}")
+        elif one.lost is not None:
+            said.append(f"Of the {key.role}: {one.lost}")
+    return "; ".join(filter(None, said)) or None
+
+
+def _fault(error: EngineError) -> Fault:
+    match error:
+        case MachineGone():
+            return Fault.SANDBOX_GONE
+        case NotPaused(full=True):
+            return Fault.NO_SPACE
+    return Fault.NOT_TAKEN

@@ -53,6 +53,7 @@ checkpoints = sa.Table(
     sa.Column("fault", sa.String(16)),
     big("stored_at"),
     sa.Column("image", sa.String(32), nullable=False, server_default=""),
+    sa.Column("sides", sa.Text),
     sa.ForeignKeyConstraint(["organisation"], ["organisations.id"]),
     sa.CheckConstraint(among("state", CheckpointState), name="state"),
     sa.CheckConstraint(
@@ -84,5 +85,6 @@ copies = sa.Table(
     sa.ForeignKeyConstraint(["organisation"], ["organisations.id"]),
     sa.CheckConstraint("(stored_at IS NULL) = (bytes IS NULL)", name="stored_has_a_size"),
 )
-"""Copies of snapshots in the store of blobs. A row is there before its blob is and goes after it, so that no blob is
-nobody's; whether anybody wants it, sandboxes and checkpoints say."""
+"""Copies of snapshots in the store of blobs, by the names of these; `epoch` is the main machine's, of all of a pause. A
+row is there before its blob is and goes after it, so that no blob is nobody's; whether anybody wants it, sandboxes and
+checkpoints say."""

@@ -14,7 +14,7 @@ from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.scopes import Scope, permits
 from boxkeep_server.model.statuses import ACTIVE, Status
 from boxkeep_server.web import shapes
-from boxkeep_server.web.capabilities import check_built, check_plan
+from boxkeep_server.web.capabilities import check_plan
 from boxkeep_server.web.fields import Fields, Nothing, Query, QueryInt, Text, sentence
 from boxkeep_server.web.operations import Answer, AnyOperation, Call, Operation
 from boxkeep_server.web.parts import Caller
@@ -95,7 +95,6 @@ async def create(call: Call, query: WaitQuery, body: CreateBody) -> Response:
     """Accept a sandbox."""
     if body.capabilities is not None:
         check_plan(body.capabilities, call.caller.plan)
-        check_built(body.capabilities, ephemeral=body.ephemeral is not False)
     if body.count is not None:
         ids = ids_after(call.effect or new_id(), body.count)
         made = await call.parts.sandboxes.create_all(call.caller, body.wish(), ids)

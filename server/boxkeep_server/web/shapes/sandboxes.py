@@ -74,7 +74,7 @@ class CheckpointShape(Shape):
     sandbox_id: str
     name: str | None
     keeps: Literal["memory", "files"]
-    lost: str | None = Field(description="Why memory that was asked for is not there.")
+    lost: str | None = Field(description="What was asked for and is not there, and why.")
     runtime: Runtime
     isolation: Literal["runsc", "runc"]
     bytes: int = Field(description="What it refers to, much of which it may share with others.")
