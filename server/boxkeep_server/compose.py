@@ -1,25 +1,18 @@
-"""Puts the control plane together, runs it, and opens as much of it as the command line needs."""
+"""Puts the control plane together: what the API answers with, and what has to run beside it."""
 
 import asyncio
-import os
 import random
-import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import uvicorn
-import uvloop
-
 from boxkeep_server.blobs.chosen import blobs_of, snapshots_copied
 from boxkeep_server.compose_companions import Publishing, companions_over
-from boxkeep_server.control.audit import Audit
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.checkpoints import Checkpoints
-from boxkeep_server.control.clocks import boot_id, host_clock, monotonic_ms, now_ms
+from boxkeep_server.control.clocks import boot_id, monotonic_ms
 from boxkeep_server.control.commands import Commands
 from boxkeep_server.control.copies import Copies
 from boxkeep_server.control.documents import Documents
@@ -43,7 +36,7 @@ from boxkeep_server.control.reconcile.deliver import Deliver
 from boxkeep_server.control.reconcile.discard import Discard
 from boxkeep_server.control.reconcile.expire import Expire
 from boxkeep_server.control.reconcile.extend import Extend
-from boxkeep_server.control.reconcile.follow import Follow, remembered
+from boxkeep_server.control.reconcile.follow import Follow
 from boxkeep_server.control.reconcile.idle import Idle
 from boxkeep_server.control.reconcile.mend import Mend
 from boxkeep_server.control.reconcile.observe import Observe
@@ -76,19 +69,15 @@ from boxkeep_server.control.terminals import Terminals
 from boxkeep_server.control.usage import Accounts
 from boxkeep_server.control.visits import Visits
 from boxkeep_server.control.webhooks import DELIVER, Webhooks
-from boxkeep_server.engine.gone import GoneEngine
 from boxkeep_server.engine.interface import Engine, EngineError
-from boxkeep_server.engine.local import LocalEngine
-from boxkeep_server.gateway.keeper import Keeper
 from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.model.clocks import SteadyClock
-from boxkeep_server.model.errors import NotReady, TimedOut, Unavailable
+from boxkeep_server.model.errors import NotReady, Unavailable
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import ClaimState
 from boxkeep_server.model.previews import PreviewUrls
-from boxkeep_server.model.sandboxes import Reason, Sandbox
+from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.statuses import Status
-from boxkeep_server.nodes.client import NodeClient
 from boxkeep_server.outbound.addresses import Reach
 from boxkeep_server.outbound.post import Lookup, Poster
 from boxkeep_server.settings import Settings
@@ -96,17 +85,12 @@ from boxkeep_server.store import organisations
 from boxkeep_server.store.commands import CommandRows
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal, derived, key_file
-from boxkeep_server.web.app import build
-from boxkeep_server.web.heads import BoundedHeads
 from boxkeep_server.web.metrics import Metrics
 from boxkeep_server.web.parts import Parts
 from boxkeep_server.web.tokens import Tokens
 
 HOUR_MS = 3_600_000
 WATCH_AGAIN_S = 1.0
-STOP_WITHIN_S = 5
-END_WITHIN_S = 60
-KEEP_ALIVE_S = 75
 FOLLOW_S = 0.5
 
 
@@ -316,114 +300,3 @@ async def _ready(database: Database, engine: Engine) -> None:
         raise Unavailable("The node is away") from error
     if not any(node.images for node in nodes):
         raise Unavailable("The node has no image yet")
-
-
-async def _run(control: Control) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(control.run())
-        tasks.create_task(Keeper(control.parts.attendance).run())
-
-
-@asynccontextmanager
-async def opened(settings: Settings, engine: Engine, clock: SteadyClock) -> AsyncIterator[Control]:
-    """A control plane over the store of an instance and an engine, whose clock goes on where that of the process before
-    was."""
-    database = await Database.open(settings.database_url)
-    guests = GuestPool()
-    try:
-        await remembered(database, clock, boot_id())
-        yield control_over(settings, database, engine, guests, clock)
-    finally:
-        await guests.close()
-        await database.close()
-
-
-@asynccontextmanager
-async def open_keys(settings: Settings) -> AsyncIterator[Keys]:
-    """The keys and organisations of an instance."""
-    database = await Database.open(settings.database_url)
-    try:
-        yield Keys(database, now_ms, monotonic_ms)
-    finally:
-        await database.close()
-
-
-@asynccontextmanager
-async def open_audit(settings: Settings) -> AsyncIterator[Audit]:
-    """The audit log of an instance."""
-    database = await Database.open(settings.database_url)
-    try:
-        yield Audit(database)
-    finally:
-        await database.close()
-
-
-async def end_all(settings: Settings) -> Sequence[str]:
-    """Write that every sandbox was ended by the operator, all machines being gone; their ids.
-
-    Raises:
-        TimedOut: not all were written.
-    """
-    async with opened(settings, GoneEngine(), host_clock()) as control:
-        release = asyncio.create_task(runner.run(control.rounds_of("release"), control.changes))
-        try:
-            done = await control.sandboxes.end_all(Reason.OPERATOR_SHUTDOWN, END_WITHIN_S)
-        finally:
-            await _stopped(release)
-            await control.close()
-    if done.left:
-        raise TimedOut(f"{len(done.left)} sandboxes were not ended within {END_WITHIN_S} s")
-    return done.ended
-
-
-async def _stopped(task: "asyncio.Task[None]") -> None:
-    """End a task that runs for ever.
-
-    Raises:
-        BaseException: what it had ended with before.
-    """
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
-
-
-def serve(settings: Settings) -> None:
-    """Run the control plane until SIGTERM or SIGINT; then finish what is being answered and return.
-
-    Raises:
-        Unavailable: the store is away.
-        BaseException: what ended a part that runs for ever.
-    """
-    os.umask(0o077)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises what stopped it once more when it has stopped; nothing may end us before all is written.
-        signal.signal(number, lambda *_: None)
-    uvloop.run(_serve(settings))
-
-
-async def _serve(settings: Settings) -> None:
-    clock = host_clock()
-    async with (
-        NodeClient(settings.node_socket) as node,
-        opened(settings, LocalEngine(node, clock.jump_ms), clock) as control,
-    ):
-        server = uvicorn.Server(
-            uvicorn.Config(
-                build(control.parts),
-                host=settings.control.listen,
-                port=settings.control.port,
-                http=BoundedHeads,
-                ws="websockets-sansio",
-                access_log=False,
-                server_header=False,
-                log_config=None,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=STOP_WITHIN_S,
-            )
-        )
-        work = asyncio.create_task(_run(control))
-        work.add_done_callback(lambda _: setattr(server, "should_exit", True))
-        try:
-            await server.serve()
-        finally:
-            await _stopped(work)

@@ -29,12 +29,12 @@ def audit(
 
 
 async def _print(organisation: str | None, sandbox: str | None, since: int) -> None:
-    from boxkeep_server import compose  # noqa: PLC0415
+    from boxkeep_server import serving  # noqa: PLC0415
     from boxkeep_server.web.views import happening  # noqa: PLC0415
 
     read = settings()
     become_account(read)
-    async with compose.open_audit(read) as rows:
+    async with serving.open_audit(read) as rows:
         async for event in rows.read(organisation=organisation, sandbox=sandbox, since=since):
             line = {"id": event.id, "organisation": event.organisation, "sandbox": event.sandbox, **happening(event)}
             sys.stdout.write(orjson.dumps(line).decode() + "\n")

@@ -54,13 +54,13 @@ def orgs() -> None:
 
 
 def _with_keys(work: "Callable[[Keys], Awaitable[T]]") -> T:
-    from boxkeep_server import compose  # noqa: PLC0415
+    from boxkeep_server import serving  # noqa: PLC0415
 
     read = settings()
     become_account(read)
 
     async def opened() -> T:
-        async with compose.open_keys(read) as keys:
+        async with serving.open_keys(read) as keys:
             return await work(keys)
 
     try:

@@ -14,13 +14,13 @@ from boxkeep_server.settings import Settings
 
 def serve() -> None:
     """Run the control plane in the foreground; as root it becomes the service's account first."""
-    from boxkeep_server import compose  # noqa: PLC0415
+    from boxkeep_server import serving  # noqa: PLC0415
 
     read = settings()
     become_account(read)
     _log_lines()
     try:
-        compose.serve(read)
+        serving.serve(read)
     except BoxkeepError as error:
         fail(error.sentence)
 
@@ -86,10 +86,10 @@ def halt() -> None:
 
 
 def _end_all(read: Settings) -> None:
-    from boxkeep_server import compose  # noqa: PLC0415
+    from boxkeep_server import serving  # noqa: PLC0415
 
     try:
-        ended = asyncio.run(compose.end_all(read))
+        ended = asyncio.run(serving.end_all(read))
     except BoxkeepError as error:
         fail(f"machines are gone, but the store does not know: {error.sentence}")
     for sandbox in ended:

@@ -19,7 +19,7 @@ from boxkeep_server.model.events import QUIET, Event, EventType
 from boxkeep_server.model.ids import is_id, new_id
 from boxkeep_server.model.images import image_of, software_for, software_of
 from boxkeep_server.model.machines import SIDE_IMAGES
-from boxkeep_server.model.plans import DEFAULT_DURATION_MS, LONGEST_DURATION_MS, Plan
+from boxkeep_server.model.plans import Plan, checked_duration
 from boxkeep_server.model.sandboxes import DEFAULT_RUNTIME, NewSandbox, Reason, Sandbox
 from boxkeep_server.model.statuses import OVER, Status
 from boxkeep_server.store import checkpoints, events, organisations, running, sandboxes, selections
@@ -384,24 +384,3 @@ async def _begun_from(connection: AsyncConnection, caller: Caller, wish: NewSand
     if missing := needed - software_of(found.image):
         raise Invalid(f"Invalid capabilities: the checkpoint is of an image without {', '.join(sorted(missing))}")
     return replace(wish, runtime=found.runtime, isolation=found.isolation), found.image
-
-
-def checked_duration(wished_ms: int | None, plan: Plan) -> int:
-    """How long a sandbox may run: as wished, by default the plan's maximum.
-
-    Raises:
-        Invalid: not positive, more than ten years, or over the plan's.
-    """
-    if wished_ms is None:
-        return plan.max_duration_ms or DEFAULT_DURATION_MS
-    if not 0 < wished_ms <= LONGEST_DURATION_MS:
-        raise Invalid("Invalid maxDurationMs")
-    if plan.max_duration_ms is not None and wished_ms > plan.max_duration_ms:
-        raise Invalid(
-            "Invalid maxDurationMs",
-            code="PLAN_LIMIT_EXCEEDED",
-            limitMs=plan.max_duration_ms,
-            currentPlan=plan.name,
-            detail=f"The {plan.name} plan allows at most {plan.max_duration_ms} ms",
-        )
-    return wished_ms

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from boxkeep_server.model.errors import Invalid
+
 HOUR_MS = 3_600_000
 GIB = 1 << 30
 
@@ -44,3 +46,24 @@ LONGEST_DURATION_MS = 10 * 365 * 24 * HOUR_MS
 
 LOWEST_WITH: dict[str, str] = {PAIRED_BROWSER: "pro", RECORDING: "pro"}
 """The plan to name when a feature is refused."""
+
+
+def checked_duration(wished_ms: int | None, plan: Plan) -> int:
+    """How long a sandbox may run: as wished, by default the plan's maximum.
+
+    Raises:
+        Invalid: not positive, more than ten years, or over the plan's.
+    """
+    if wished_ms is None:
+        return plan.max_duration_ms or DEFAULT_DURATION_MS
+    if not 0 < wished_ms <= LONGEST_DURATION_MS:
+        raise Invalid("Invalid maxDurationMs")
+    if plan.max_duration_ms is not None and wished_ms > plan.max_duration_ms:
+        raise Invalid(
+            "Invalid maxDurationMs",
+            code="PLAN_LIMIT_EXCEEDED",
+            limitMs=plan.max_duration_ms,
+            currentPlan=plan.name,
+            detail=f"The {plan.name} plan allows at most {plan.max_duration_ms} ms",
+        )
+    return wished_ms
