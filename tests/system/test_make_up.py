@@ -12,8 +12,8 @@ import pytest
 
 from tests.clients import Api, Sandbox, eventually
 from tests.ingredients import CACHE, TREE
+from tests.instances import free_port
 from tests.leftovers import leftovers
-from tests.services import free_port
 
 INSTANCE = "mkup"
 PLACES = {name: Path(f"/{name}/boxkeep/{INSTANCE}") for name in ("opt", "var/lib", "run", "var/log")}
