@@ -8,12 +8,13 @@ a file and follows whole when both are over, so that each reads as if it had run
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,6 +25,9 @@ from tests.instances import OWN, Instance
 NAMED = ("tests/chaos", "tests/system")
 CLEARING_UP_S = 180.0
 """How long a lane that is interrupted may take to take its services down."""
+_WISHES = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Pytest = subprocess.Popen[bytes]
 
 
 class Interrupted(BaseException):
@@ -37,7 +41,7 @@ class Lane:
     chosen: tuple[str, ...]
     instance: Instance
 
-    def start(self, words: Sequence[str], out: IO[bytes] | None = None) -> "subprocess.Popen[bytes]":
+    def start(self, words: Sequence[str], out: IO[bytes] | None = None) -> Pytest:
         """Start it, in a session of its own: a key pressed at a terminal is for us to pass on, once. It is interrupted
         too when we end without a word."""
         return subprocess.Popen(
@@ -54,18 +58,33 @@ FIRST = Lane(NAMED, OWN)
 SECOND = Lane(tuple(f"--ignore={directory}" for directory in NAMED), OWN.lane("o"))
 
 
-def run(words: Sequence[str], kept: IO[bytes]) -> list[int]:
-    """Run both lanes to their ends, or interrupt them when that is wished; their exit codes."""
-    running: list[subprocess.Popen[bytes]] = []
+def main(words: Sequence[str], first: Lane = FIRST, second: Lane = SECOND) -> int:
+    """Run both lanes; the exit code, which is 0 when every test of both has passed."""
+    for number in _WISHES:
+        signal.signal(number, _interrupt)
+    place = Path(tempfile.mkdtemp(prefix="boxkeep-lanes-")) / "second.log"
+    print(f"What the second lane says is kept in {place} and follows what the first says.", flush=True)
+    with place.open("wb") as kept:
+        codes = _run(lambda: first.start(words), lambda: second.start(words, kept))
+    print("\n== the second lane", flush=True)
+    with place.open("rb") as said:
+        shutil.copyfileobj(said, sys.stdout.buffer)
+    print(f"\n== exit codes of the two lanes: {codes}", flush=True)
+    return int(any(codes))
+
+
+def _run(*starts: Callable[[], Pytest]) -> list[int]:
+    """The exit codes of both, which have come to their ends or were interrupted as somebody wished."""
+    running: list[Pytest] = []
     try:
-        running.append(SECOND.start(words, kept))
-        running.append(FIRST.start(words))
+        for start in starts:
+            running.append(start())
         return [process.wait() for process in running]
     except Interrupted:
         return _end(running)
 
 
-def _end(running: list["subprocess.Popen[bytes]"]) -> list[int]:
+def _end(running: list[Pytest]) -> list[int]:
     """Have pytests clear up, and see to it that they are gone."""
     for process in running:
         process.send_signal(signal.SIGINT)
@@ -79,25 +98,10 @@ def _end(running: list["subprocess.Popen[bytes]"]) -> list[int]:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _WISHES:
         signal.signal(number, signal.SIG_IGN)  # a second time would break off the clearing up
     raise Interrupted
 
 
-def main() -> int:
-    """The exit code: 0 when every test of both has passed."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    place = Path(tempfile.mkdtemp(prefix="boxkeep-lanes-")) / "second.log"
-    print(f"What the second lane says is kept in {place} and follows what the first says.", flush=True)
-    with place.open("wb") as kept:
-        second, first = run(sys.argv[1:], kept)
-    print("\n== the second lane", flush=True)
-    with place.open("rb") as said:
-        sys.stdout.buffer.writelines(said)
-    print(f"\n== exit codes of the lanes: {first} of the first, {second} of the second", flush=True)
-    return int(any((first, second)))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""Two lanes of tests: both run to their ends and are read apart, and whatever ends them, each clears up."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clients import eventually
+from tests.ingredients import TREE
+from tests.leftovers import on_host
+
+PROGRAM = """
+import os, sys
+from tests.instances import OWN
+from tests.lanes import Lane, main
+plain = ("-q", "-c", os.devnull, "-p", "no:cacheprovider")
+sys.exit(main(plain, *(Lane((path,), OWN) for path in sys.argv[1:])))
+"""
+QUICK = "def test_one(): assert {holds}, 'the words of {name}'\n"
+HELD = """
+import pathlib, subprocess, pytest
+@pytest.fixture
+def held():
+    with subprocess.Popen(["sleep", "{sleeps}"]) as process:
+        pathlib.Path(__file__).with_suffix(".begun").touch()
+        yield process
+        process.kill()
+    pathlib.Path(__file__).with_suffix(".cleared").touch()
+def test_for_ever(held): held.wait()
+"""
+
+
+def file_of(place: Path, name: str, text: str, **words: object) -> Path:
+    path = place / f"test_{name}.py"
+    path.write_text(text.format(name=name, **words))
+    return path
+
+
+def ran(*files: Path) -> tuple[int, str]:
+    """The exit code, and all that was said."""
+    told = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *files], cwd=TREE, capture_output=True, text=True, check=False
+    )
+    return told.returncode, told.stdout
+
+
+@contextlib.contextmanager
+def begun(place: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Two lanes in the middle of a test that holds something."""
+    files = [file_of(place, name, HELD, sleeps=f"{600 + number}.{os.getpid()}") for number, name in enumerate("ab")]
+    argv: list[str | Path] = [sys.executable, "-c", PROGRAM, *files]
+    with subprocess.Popen(argv, cwd=TREE, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        eventually("both to begin", lambda: all(file.with_suffix(".begun").exists() for file in files), 60)
+        yield process
+    eventually("both to clear up", lambda: all(file.with_suffix(".cleared").exists() for file in files), 60)
+    eventually("nothing to be left", lambda: not on_host(str(place)) and not on_host(f".{os.getpid()}"), 20)
+
+
+@pytest.mark.parametrize("failing", ["", "first", "second", "first second"])
+def test_both_lanes_run_to_their_ends_and_either_fails_all(tmp_path: Path, failing: str) -> None:
+    files = [file_of(tmp_path, name, QUICK, holds=name not in failing) for name in ("first", "second")]
+    code, said = ran(*files)
+    assert code == bool(failing)
+    closing = [line for line in said.splitlines() if " in " in line and line[0] == "1"]
+    assert [line.split(" in ")[0] for line in closing] == [
+        "1 failed" if name in failing else "1 passed" for name in ("first", "second")
+    ]
+    before, _, after = said.partition("== the second lane")
+    assert ("the words of first" in before, "the words of second" in before) == ("first" in failing, False)
+    assert ("the words of first" in after, "the words of second" in after) == (False, "second" in failing)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_is_told_to_end_has_both_lanes_clear_up(tmp_path: Path, number: signal.Signals) -> None:
+    with begun(tmp_path) as process:
+        for _ in range(3):  # as a whole group of processes is told, and then told again
+            process.send_signal(number)
+        said = process.communicate(timeout=60)[0]
+        assert process.returncode == 1
+        assert said.count("KeyboardInterrupt") >= 2
+
+
+def test_lanes_whose_starter_is_killed_clear_up_too(tmp_path: Path) -> None:
+    with begun(tmp_path) as process:
+        process.kill()
