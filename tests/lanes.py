@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
@@ -62,13 +61,12 @@ def main(words: Sequence[str], first: Lane = FIRST, second: Lane = SECOND) -> in
     """Run both lanes; the exit code, which is 0 when every test of both has passed."""
     for number in _WISHES:
         signal.signal(number, _interrupt)
-    place = Path(tempfile.mkdtemp(prefix="boxkeep-lanes-")) / "second.log"
-    print(f"What the second lane says is kept in {place} and follows what the first says.", flush=True)
-    with place.open("wb") as kept:
-        codes = _run(lambda: first.start(words), lambda: second.start(words, kept))
-    print("\n== the second lane", flush=True)
-    with place.open("rb") as said:
-        shutil.copyfileobj(said, sys.stdout.buffer)
+    with tempfile.NamedTemporaryFile(prefix="boxkeep-second-lane-", suffix=".log") as kept:
+        print(f"What the second lane says is kept in {kept.name} and follows what the first says.", flush=True)
+        codes = _run(lambda: first.start(words), lambda: second.start(words, kept.file))
+        print("\n== the second lane", flush=True)
+        kept.seek(0)
+        shutil.copyfileobj(kept, sys.stdout.buffer)
     print(f"\n== exit codes of the two lanes: {codes}", flush=True)
     return int(any(codes))
 
