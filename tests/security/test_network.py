@@ -166,6 +166,7 @@ def test_port_25_is_shut(sandbox: Sandbox) -> None:
     assert dial(sandbox, "1.1.1.1", 25) == "refused"
 
 
-def test_an_address_that_is_not_its_own_cannot_be_taken(sandbox: Sandbox) -> None:
-    answer = sandbox.exec("ip addr add 10.206.77.77/32 dev eth0 && ip route replace default dev eth0")
+def test_an_address_that_is_not_its_own_cannot_be_taken(service: Service, sandbox: Sandbox) -> None:
+    other = service.subnet.replace("0.0/16", "77.77")
+    answer = sandbox.exec(f"ip addr add {other}/32 dev eth0 && ip route replace default dev eth0")
     assert answer["exitCode"] != 0
