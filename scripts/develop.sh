@@ -58,7 +58,8 @@ case ${1:-} in
     check
     images
     say "tests"
-    exec python -m tests.lanes -q --durations=15 # exec: it is told of signals, and ends what it began
+    # Not one pytest after the other: most of what tests do is to wait. Not more than two: what they start computes.
+    exec python -m tests.lanes -q --durations=15 # it is told of signals in our place, and ends what it has begun
     ;;
   generate | format) prepare && generate ;;
   bench) prepare && shift && python -m tests.bench "$@" ;;
