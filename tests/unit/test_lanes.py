@@ -88,3 +88,4 @@ def test_who_is_told_to_end_has_both_lanes_clear_up(tmp_path: Path, number: sign
 def test_lanes_whose_starter_is_killed_clear_up_too(tmp_path: Path) -> None:
     with begun(tmp_path) as process:
         process.kill()
+        process.communicate(timeout=60)  # whoever could still say something has gone
