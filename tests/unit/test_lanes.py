@@ -55,7 +55,8 @@ def begun(place: Path) -> Iterator["subprocess.Popen[str]"]:
     """Two lanes in the middle of a test that holds something."""
     files = [file_of(place, name, HELD, sleeps=f"{600 + number}.{os.getpid()}") for number, name in enumerate("ab")]
     argv: list[str | Path] = [sys.executable, "-c", PROGRAM, *files]
-    with subprocess.Popen(argv, cwd=TREE, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    here = {**os.environ, "TMPDIR": str(place)}  # who is killed leaves its file
+    with subprocess.Popen(argv, cwd=TREE, env=here, stdout=subprocess.PIPE, text=True) as process:
         eventually("both to begin", lambda: all(file.with_suffix(".begun").exists() for file in files), 60)
         yield process
     eventually("both to clear up", lambda: all(file.with_suffix(".cleared").exists() for file in files), 60)
