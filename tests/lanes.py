@@ -1,9 +1,10 @@
-"""Every test, in two lanes side by side: python -m tests.lanes [WORD…], whose words both pytests get.
+"""Every test, in two lanes side by side: python -m tests.lanes [WORD…], whose words all pytests get.
 
 A lane is a pytest process with an instance, a network and ports of its own. Tests wait for more than they compute, so
 two of them on two processors are sooner done than one after the other. The first runs the directories that it names,
 the second all the rest: no test can be forgotten. What the first says is seen at once; what the second says is kept in
-a file and follows whole when both are over, so that each reads as if it had run alone.
+a file and follows whole when both are over, so that each reads as if it had run alone. Then comes what takes the whole
+machine for itself, and would have the tests beside it wait for longer than they may.
 """
 
 import contextlib
@@ -16,12 +17,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import IO, NoReturn
 
 from tests.instances import OWN, Instance
 
 NAMED = ("tests/chaos", "tests/system")
+GREEDY = ("tests/security/test_exhaustion.py",)
 CLEARING_UP_S = 180.0
 """How long a lane that is interrupted may take to take its services down."""
 _WISHES = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -54,35 +57,51 @@ class Lane:
 
 
 FIRST = Lane(NAMED, OWN)
-SECOND = Lane(tuple(f"--ignore={directory}" for directory in NAMED), OWN.lane("o"))
+SECOND = Lane(tuple(f"--ignore={path}" for path in (*NAMED, *GREEDY)), OWN.lane("o"))
+LAST = Lane(GREEDY, OWN)
 
 
-def main(words: Sequence[str], first: Lane = FIRST, second: Lane = SECOND) -> int:
-    """Run both lanes; the exit code, which is 0 when every test of both has passed."""
+def main(words: Sequence[str], first: Lane = FIRST, second: Lane = SECOND, last: Lane = LAST) -> int:
+    """Run all; the exit code, which is 0 when every test has passed."""
     for number in _WISHES:
         signal.signal(number, _interrupt)
-    with tempfile.NamedTemporaryFile(prefix="boxkeep-second-lane-", suffix=".log") as kept:
-        print(f"What the second lane says is kept in {kept.name} and follows what the first says.", flush=True)
-        codes = _run(lambda: first.start(words), lambda: second.start(words, kept.file))
-        print("\n== the second lane", flush=True)
-        kept.seek(0)
-        shutil.copyfileobj(kept, sys.stdout.buffer)
-    print(f"\n== exit codes of the two lanes: {codes}", flush=True)
+    try:
+        codes = [*_side_by_side(words, first, second), *_run(partial(last.start, words))]
+    except Interrupted:
+        return 1
+    print(f"\n== exit codes of the first lane, the second and what came last: {codes}", flush=True)
     return int(any(codes))
 
 
+def _side_by_side(words: Sequence[str], first: Lane, second: Lane) -> list[int]:
+    with tempfile.NamedTemporaryFile(prefix="boxkeep-second-lane-", suffix=".log") as kept:
+        print(f"What the second lane says is kept in {kept.name} and follows what the first says.", flush=True)
+        try:
+            return _run(partial(first.start, words), partial(second.start, words, kept.file))
+        finally:
+            print("\n== the second lane", flush=True)
+            kept.seek(0)
+            shutil.copyfileobj(kept, sys.stdout.buffer)
+            print(flush=True)
+
+
 def _run(*starts: Callable[[], Pytest]) -> list[int]:
-    """The exit codes of both, which have come to their ends or were interrupted as somebody wished."""
+    """The exit codes of what is started at once, when all have come to their ends.
+
+    Raises:
+        Interrupted: somebody wished so, and they have cleared up.
+    """
     running: list[Pytest] = []
     try:
         for start in starts:
             running.append(start())
         return [process.wait() for process in running]
     except Interrupted:
-        return _end(running)
+        _end(running)
+        raise
 
 
-def _end(running: list[Pytest]) -> list[int]:
+def _end(running: list[Pytest]) -> None:
     """Have pytests clear up, and see to it that they are gone."""
     for process in running:
         process.send_signal(signal.SIGINT)
@@ -92,7 +111,7 @@ def _end(running: list[Pytest]) -> list[int]:
             process.wait(max(until - time.monotonic(), 0))
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    return [process.wait() for process in running]
+        process.wait()
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
