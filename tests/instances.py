@@ -1,6 +1,7 @@
 """The instance of a test run and those beside it: their names, their sandboxes' networks and the run's ports.
 
-What the environment says: `TEST_INSTANCE` (name) and `TEST_SUBNET` (network, a /16 of 10/8 that no other run has).
+What the environment says: `TEST_INSTANCE` (name, six letters at most) and `TEST_SUBNET` (network, a /16 of 10/8 that no
+other run has).
 """
 
 import os
