@@ -16,8 +16,8 @@ from boxkeep_desktop.chromium import Chromium
 from boxkeep_desktop.devtools import DevTools
 from boxkeep_desktop.holds import Mode
 from tests.clients import eventually
-from tests.guests import free_port
 from tests.ingredients import chromium
+from tests.instances import free_port
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import Any
 import boto3
 from moto.server import ThreadedMotoServer
 
-from tests.services import free_port
+from tests.instances import free_port
 
 
 @dataclass

@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.clients import Api, Sandbox
 from tests.services import Service, running_service
 
 ISOLATIONS = ("runc", "runsc")
+# How long an example takes is the machine's matter, which others share.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
 """A control plane without its HTTP side, over a given store and a fake engine, driven round by round."""
 
+import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from boxkeep_server.blobs.interface import Blobs
@@ -134,8 +137,30 @@ class Rig:
 @asynccontextmanager
 async def sqlite_store(directory: Path) -> AsyncIterator[Database]:
     """A store in a file, migrated and seeded."""
-    async with store_at(f"sqlite+aiosqlite:///{directory / 'store.sqlite3'}") as database:
+    async with store_at(sqlite_url(directory)) as database:
         yield database
+
+
+def sqlite_url(directory: Path) -> str:
+    """The address of a store in a file, with tables and nothing in them."""
+    file = directory / "store.sqlite3"
+    file.touch(mode=0o600, exist_ok=False)
+    file.write_bytes(_migrated())
+    return f"sqlite+aiosqlite:///{file}"
+
+
+@cache
+def _migrated() -> bytes:
+    """Such a file. To make its tables takes longer than most tests that have one of their own."""
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(1) as thread:
+        file = Path(directory, "store.sqlite3")
+        thread.submit(asyncio.run, migrate(f"sqlite+aiosqlite:///{file}")).result()
+        return file.read_bytes()
+
+
+async def migrate(url: str) -> None:
+    """Make the tables of a store."""
+    await (await Database.open(url)).close()
 
 
 @asynccontextmanager

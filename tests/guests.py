@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 
 from boxkeep_server.guestwire import GuestAddress, GuestPool
+from tests.instances import free_port
 
 GUEST = Path(__file__).parent.parent / "guest" / "boxkeep_guest"
 READY_SECONDS = 20.0
@@ -106,13 +107,6 @@ class GuestProgram:
         if self.process.poll() is None:
             self.process.send_signal(number)
         self.process.wait(timeout=20)
-
-
-def free_port() -> int:
-    """A port that nothing listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def process_id() -> str:

@@ -1,13 +1,15 @@
 """What tests and benchmarks need that takes long to get, made once and kept from run to run below `TEST_CACHE`."""
 
+import contextlib
 import fcntl
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from boxkeep_server.model.images import software_of
+from boxkeep_server.model.images import SOFTWARE, software_of
 from boxkeep_server.node.host_mirrors import read_host_mirrors
 from boxkeep_server.node.image_build import Builder
 from boxkeep_server.node.images import archive_of, current, layers_of
@@ -24,8 +26,10 @@ def images(*software: str) -> Path:
     the same in two lies there once."""
     place = CACHE / "-".join(("images", *software))
     if software:
-        _have_the_same(images(), place)
-    Builder(place, read_recipes(software), read_host_mirrors()).build_all()
+        same = images()
+        with locked("images"):
+            _have_the_same(same, place)
+    Builder(place, read_recipes(software), read_host_mirrors(), print).build_all()
     return place
 
 
@@ -40,14 +44,21 @@ def _have_the_same(source: Path, place: Path) -> None:
         fresh.unlink(missing_ok=True)  # to rename one link of a file to another does nothing
 
 
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Within it nobody else has this of the cache: two test runs may want it at once."""
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def base_tree() -> Path:
     """The base image, unpacked: a Debian tree for tests that need one and no node."""
     place = images()
     (layer,) = layers_of(place, current(place)["base"]).digests
     unpacked = CACHE / "trees" / layer
     unpacked.parent.mkdir(exist_ok=True)
-    with (CACHE / "trees.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked("trees"):
         if not unpacked.exists():
             for old in unpacked.parent.iterdir():
                 shutil.rmtree(old)
@@ -85,3 +96,7 @@ def chromium() -> str:
     found = shutil.which("chromium")
     assert found is not None, "Debian's package chromium is missing"
     return found
+
+
+if __name__ == "__main__":
+    print("all images are in", images(*SOFTWARE))

@@ -12,7 +12,7 @@ import h11
 from boxkeep_server.gateway.listener import Gateway
 from boxkeep_server.gateway.process import doors_over
 from tests.api.stage import Stage
-from tests.guests import free_port
+from tests.instances import free_port
 
 Serve = Callable[["Inside"], Awaitable[None]]
 LINES_END = b"\r\n\r\n"

@@ -1,7 +1,7 @@
 """A control plane and a node of an instance of their own, started from the tree as an operator would, and taken down.
 
-What the environment says: `TEST_INSTANCE` (name), `TEST_SUBNET` (its sandboxes' network), `TEST_CACHE` (where built
-images and runsc are kept from run to run), `TEST_KEEP_LOGS` (a directory that gets the services' logs).
+What the environment says besides the instance: `TEST_CACHE` (where built images and runsc are kept from run to run),
+`TEST_KEEP_LOGS` (a directory that gets the services' logs, each instance's in one of its own).
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,18 +25,11 @@ import httpx
 
 from tests.clients import Api, eventually
 from tests.ingredients import CACHE, TREE, images, runsc_binary
+from tests.instances import OWN, free_port
 from tests.leftovers import leftovers
 
 ACCOUNT = "boxkeep"
 UP_S = 180.0
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -176,7 +168,8 @@ class Service:
             for name, process in self.running.items():
                 assert process.poll() is None, f"{name} ended with {process.returncode}:\n{self.tail()}"
             with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
+                # Reading all certificates anew each time would take the processor from those who are to become ready.
+                return httpx.get(f"{self.url}/readyz", timeout=5, verify=False).status_code == 200
             return False
 
         try:
@@ -296,14 +289,10 @@ def running_service(
 ) -> Iterator[Service]:
     """A service that is up and, at the end, gone without a trace. `settings` are `BOXKEEP_…` variables; `beside` is a
     letter for one that runs beside the others of a test run; `packages` come first on the path of its processes."""
-    instance = f"{os.environ.get('TEST_INSTANCE', 'accept')}{beside}"
-    subnet = os.environ.get("TEST_SUBNET", "10.206.0.0/16")
-    if beside:
-        second = int(subnet.split(".")[1]) ^ 0x80 ^ ord(beside[0]) % 8
-        subnet = f"10.{second}.0.0/16"
-    root = Path("/var/lib/boxkeep-test") / instance
-    with only_one(instance), account() as name:
-        service = Service(instance, subnet, root, TREE, name)
+    instance = OWN.beside(beside) if beside else OWN
+    root = Path("/var/lib/boxkeep-test") / instance.name
+    with only_one(instance.name), account() as name:
+        service = Service(instance.name, instance.subnet, root, TREE, name)
         service.settings.update(settings or {})
         service.packages = packages
         _begin_afresh(service)
@@ -373,7 +362,7 @@ def only_one(instance: str) -> Iterator[None]:
 def _give_logs(service: Service) -> None:
     kept = os.environ.get("TEST_KEEP_LOGS")
     if kept is not None and service.logs.is_dir():
-        shutil.copytree(service.logs, kept, dirs_exist_ok=True)
+        shutil.copytree(service.logs, Path(kept) / service.instance, dirs_exist_ok=True)
 
 
 def _make_sure(service: Service) -> None:

@@ -11,7 +11,8 @@ import uvicorn
 from boxkeep_server.guestwire import GuestPool
 from boxkeep_server.web.heads import BoundedHeads
 from tests.api.stage import Stage, staged
-from tests.guests import GuestProgram, free_port, guest_program, own_guest, pool
+from tests.guests import GuestProgram, guest_program, own_guest, pool
+from tests.instances import free_port
 from tests.previews import opened_gateway
 
 __all__ = ["guest_program", "own_guest", "pool"]

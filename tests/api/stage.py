@@ -62,6 +62,7 @@ from boxkeep_server.store.sealing import Seal
 from boxkeep_server.web.app import build
 from boxkeep_server.web.parts import Parts
 from boxkeep_server.web.tokens import Tokens
+from tests.controls import sqlite_store
 
 PUBLIC = "http://boxkeep.test"
 PREVIEWS = "http://localhost:7072"
@@ -317,14 +318,10 @@ class Stage:
 @asynccontextmanager
 async def staged(directory: Path, pool: GuestPool, **options: Any) -> AsyncIterator[Stage]:
     """A stage with a store of its own, running."""
-    database = await Database.open(f"sqlite+aiosqlite:///{directory / 'store.sqlite3'}")
-    try:
-        async with Stage(
-            database, pool, LocalBlobs(directory / "blobs"), directory / "artifacts", **options
-        ).running() as stage:
+    async with sqlite_store(directory) as database:
+        made = Stage(database, pool, LocalBlobs(directory / "blobs"), directory / "artifacts", **options)
+        async with made.running() as stage:
             yield stage
-    finally:
-        await database.close()
 
 
 __all__ = ["PUBLIC", "Stage", "staged"]

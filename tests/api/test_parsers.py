@@ -18,8 +18,8 @@ from boxkeep_server.web.ranges import part_of
 from boxkeep_server.web.routes.terminals import resize_of
 from boxkeep_server.web.tokens import Purpose, Tokens
 
-QUICKLY = settings(max_examples=60, deadline=None)
-THOROUGHLY = settings(max_examples=400, deadline=None)
+QUICKLY = settings(max_examples=60)
+THOROUGHLY = settings(max_examples=400)
 WITH_BODY = [operation for operation in OPERATIONS if operation.takes_json]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),

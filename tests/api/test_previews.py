@@ -17,7 +17,8 @@ from boxkeep_server.model.scopes import Scope
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.web.tokens import Purpose
 from tests.api.stage import Stage
-from tests.guests import GuestProgram, eventually, free_port
+from tests.guests import GuestProgram, eventually
+from tests.instances import free_port
 from tests.previews import Answer, Inside, ask, client_of, listening, opened_gateway, saying
 
 PORTS = "/v1/sandboxes/ports"

@@ -55,7 +55,6 @@ def _exercise(address: str, key: str, box: str, others: tuple[str, str], mode: G
 
             @settings(
                 max_examples=EXAMPLES[mode],
-                deadline=None,
                 database=None,
                 derandomize=True,
                 phases=[Phase.generate],
@@ -90,7 +89,7 @@ def _wait_briefly(case: Any) -> None:
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_body_is_an_object_or_a_400(body: bytes) -> None:
     try:
         parsed: object = parse_object(body)

@@ -7,7 +7,7 @@ import pytest
 from tests.chaos.grounds import Ground, standing
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ground() -> Iterator[Ground]:
     """A service whose database, blobs and clock are in our hands."""
     with standing("g") as made:

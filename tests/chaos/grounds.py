@@ -1,6 +1,5 @@
 """A service on ground that can be taken from under it: its database's disk, its store of blobs, its clock."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from tests.buckets import Bucket, bucket
 from tests.chaos.proxies import FaultyStore, faulty
 from tests.chaos.walls import MOVER, Wall
 from tests.ingredients import images
+from tests.instances import OWN
 from tests.layered import publish
 from tests.services import Service, running_service
 
@@ -89,7 +89,7 @@ def _fill(filler: Path) -> None:
 def standing(name: str) -> Iterator[Ground]:
     """A service of its own on such ground, whole yet; `name` is a letter that no other running service of a test run
     has."""
-    place = Path("/var/lib/boxkeep-test") / f"{os.environ.get('TEST_INSTANCE', 'accept')}-ground"
+    place = Path("/var/lib/boxkeep-test") / f"{OWN.name}-ground"
     with _small_disk(place / "disk") as disk, bucket("faulted") as kept, faulty(kept.endpoint) as store:
         wall = Wall(place / "wall")
         wall.set(0)

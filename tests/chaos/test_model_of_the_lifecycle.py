@@ -56,7 +56,6 @@ def test_whatever_is_wished_and_killed_in_whatever_order_the_model_holds(service
             phases=[*ALWAYS, hypothesis.Phase.shrink] if SOAK else ALWAYS,
             derandomize=not SOAK,
             database=None,
-            deadline=None,
             report_multiple_bugs=False,
             suppress_health_check=list(hypothesis.HealthCheck),
         ),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from boxkeep_server.store.database import Database
-from tests.controls import Rig, store_at
+from tests.controls import Rig, migrate, sqlite_url, store_at
 from tests.engines import Clock, MemoryEngine
 from tests.postgres import NAMES, Server, running_server
 
@@ -20,12 +20,8 @@ def postgresql() -> Iterator[Server]:
     """One server for the whole run."""
     with running_server() as server, ThreadPoolExecutor(1) as thread:
         server.run(f"CREATE DATABASE {TEMPLATE}")
-        thread.submit(asyncio.run, _migrate(server.url(TEMPLATE))).result()
+        thread.submit(asyncio.run, migrate(server.url(TEMPLATE))).result()
         yield server
-
-
-async def _migrate(url: str) -> None:
-    await (await Database.open(url)).close()
 
 
 @pytest.fixture
@@ -41,7 +37,7 @@ def postgresql_url(postgresql: Server) -> Iterator[str]:
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a store with nothing in it, on each database in turn."""
     if request.param == "sqlite":
-        return f"sqlite+aiosqlite:///{tmp_path / 'store.sqlite3'}"
+        return sqlite_url(tmp_path)
     url: str = request.getfixturevalue("postgresql_url")
     return url
 

@@ -12,7 +12,7 @@ import pytest
 from tests.agent_browser import Behind, Site
 from tests.agent_tools import Companion, Tools, laid_out
 from tests.clients import eventually
-from tests.guests import free_port
+from tests.instances import free_port
 
 FORM = """<title>Form</title><h1>Sign in</h1>
 <form action=/answer><label>Name <input name=name value=ada></label><input type=password name=secret value=x>

@@ -18,7 +18,7 @@ from boxkeep_server.blobs.local import LocalBlobs
 from boxkeep_server.blobs.s3 import Bucket, S3Blobs
 from boxkeep_server.model.errors import Invalid, TimedOut, Unavailable
 from boxkeep_server.model.ids import new_id
-from tests.services import free_port
+from tests.instances import free_port
 
 ORG = "a" * 32
 

@@ -14,7 +14,8 @@ import pytest
 
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 from boxkeep_server.node.bundle import Bundle, BundleError, build_bundle, python_of
-from tests.guests import GUEST, free_port, process_id
+from tests.guests import GUEST, process_id
+from tests.instances import free_port
 
 pytest_plugins = ["tests.guest_fixtures"]
 

@@ -14,18 +14,12 @@ import pytest_asyncio
 from boxkeep_desktop.forwarder import Forwarder
 from boxkeep_desktop.proxies import Proxy, read_proxy
 from tests.clients import eventually
+from tests.instances import free_port
 from tests.proxies import proxy_words
 
 USER = "ada"
 PASSWORD = "p@ss:wörd/%"
 BODY = b"hello " * 20_000
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def listens(port: int) -> bool:

@@ -276,7 +276,7 @@ async def test_hours_are_summed_by_month_as_the_spans_say(database: Database, or
 _AT = st.integers(0, 100 * 24 * HOUR).map(lambda ms: NOW - 50 * 24 * HOUR + ms)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(runs=st.lists(st.tuples(_AT, _AT | st.none()), max_size=6), now=_AT)
 async def test_hours_are_those_of_the_model(database: Database, runs: list[tuple[int, int | None]], now: int) -> None:
     organisation = await made_organisation(database)
@@ -327,7 +327,7 @@ _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampl
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(all_metadata=st.lists(st.dictionaries(_TEXT, _TEXT, max_size=3), max_size=5), name=_TEXT, value=_TEXT)
 async def test_metadata_is_found_by_name_and_value_exactly(
     database: Database, all_metadata: list[dict[str, str]], name: str, value: str

@@ -22,9 +22,10 @@ from boxkeep_server.node.images import Images
 from boxkeep_server.node.parts import Guest
 from boxkeep_server.node.records import Records
 from boxkeep_server.settings import Settings, read_settings
+from tests.instances import OWN
 from tests.layered import add_layer, publish
 
-INSTANCE = "hdaemon"
+INSTANCE, NUMBER = OWN.beside("n").name, OWN.beside("n").number
 GUEST = Path(__file__).parent.parent.parent / "guest" / "boxkeep_guest"
 PROGRAMS = ("true", "sh", "sleep", "cat", "echo", "env", "hostname", "dd", "mkdir", "mkfifo", "chmod", "mv", "ln", "rm")
 PROGRAMS += ("truncate", "stat", "sha256sum")
@@ -63,7 +64,7 @@ class DirectLinks:
 
     async def attach(self, machine: str, index: int) -> Place:
         third, fourth = divmod(index * 4, 256)
-        gateway, address = (f"10.205.{third}.{fourth + host}" for host in (1, 2))
+        gateway, address = (f"10.{NUMBER}.{third}.{fourth + host}" for host in (1, 2))
         name, link = f"bk-{INSTANCE}-{index}", f"b{INSTANCE}{index}"
         await _ip(
             f"netns add {name}",

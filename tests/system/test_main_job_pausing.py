@@ -227,7 +227,7 @@ def test_what_is_open_to_the_outside_is_reset_and_nobody_is_woken_for_it_after_a
         first = eventually("it to go on", lambda: one if (one := said())["pings"] > before["pings"] + 1 else None, 30)
         assert sorted(first["ends"]) == ["ECONNREFUSED", *["ECONNRESET"] * 3]
         last = eventually("two seconds", lambda: one if (one := said())["wall"] > first["wall"] + 2 else None, 30)
-        assert last["cpu"] - first["cpu"] < 0.05 * (last["wall"] - first["wall"])
+        assert last["cpu"] - first["cpu"] < 0.2 * (last["wall"] - first["wall"])
         assert last["wakes"] - first["wakes"] < 10 * (last["pings"] - first["pings"])
         box.run(f"curl -s --max-time 1 http://{peer.address}/ || true")
         assert peer.open == 4

@@ -12,10 +12,10 @@ import pytest
 
 from tests.clients import Api, Sandbox, eventually
 from tests.ingredients import CACHE, TREE
+from tests.instances import OWN, free_port
 from tests.leftovers import leftovers
-from tests.services import free_port
 
-INSTANCE = "mkup"
+INSTANCE, SUBNET = OWN.beside("i").name, OWN.beside("i").subnet
 PLACES = {name: Path(f"/{name}/boxkeep/{INSTANCE}") for name in ("opt", "var/lib", "run", "var/log")}
 CONFIG = Path(f"/etc/boxkeep/{INSTANCE}.toml")
 
@@ -29,7 +29,7 @@ class Installation:
 
     def make(self, goal: str) -> str:
         """Run a goal; what it printed."""
-        environment = {**os.environ, "INSTANCE": INSTANCE, "PORT": str(self.port), "SUBNET": "10.207.0.0/16"}
+        environment = {**os.environ, "INSTANCE": INSTANCE, "PORT": str(self.port), "SUBNET": SUBNET}
         ran = subprocess.run(
             [TREE / "scripts/instance.sh", goal],
             env={name: value for name, value in environment.items() if not name.startswith(("BOXKEEP_", "PYTHON"))},
@@ -55,7 +55,7 @@ def installation() -> Iterator[Installation]:
     CONFIG.write_text(
         f'instance = "{INSTANCE}"\naccount = "boxkeep"\n'
         f"[control]\nport = {made.port}\npreview_port = {made.preview_port}\n"
-        f'[node]\nsubnet = "10.207.0.0/16"\nimages = "{CACHE / "images"}"\ndisk_gib = 16\nwarm = {{}}\n'
+        f'[node]\nsubnet = "{SUBNET}"\nimages = "{CACHE / "images"}"\ndisk_gib = 16\nwarm = {{}}\n'
     )
     try:
         yield made

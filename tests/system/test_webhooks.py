@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.clients import Api, eventually, fresh
-from tests.services import Service, free_port
+from tests.instances import free_port
+from tests.services import Service
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs/how-to/webhooks.md"
 LIFE = ["sandbox.created", "sandbox.assigned", "sandbox.ready", "sandbox.ending", "sandbox.ended"]

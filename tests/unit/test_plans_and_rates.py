@@ -39,7 +39,7 @@ def test_rates_are_as_published() -> None:
 
 
 @given(st.sampled_from([*RATES.values()]), st.lists(st.floats(0, 2), max_size=400))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_more_pass_than_the_burst_and_the_rate_allow(rate: Rate, gaps_s: list[float]) -> None:
     bucket, now_s, passed = Bucket.full(rate, 0.0), 0.0, 0
     for gap_s in gaps_s:
@@ -49,7 +49,7 @@ def test_no_more_pass_than_the_burst_and_the_rate_allow(rate: Rate, gaps_s: list
 
 
 @given(st.sampled_from([*RATES.values()]), st.floats(0, 1e6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_who_waits_as_told_passes(rate: Rate, began_s: float) -> None:
     bucket = Bucket.full(rate, began_s)
     while (wait_s := bucket.take(began_s)) == 0:

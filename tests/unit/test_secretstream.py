@@ -35,7 +35,7 @@ def read(chunks: Sequence[bytes], key: bytes = KEY) -> list[bytes]:
 WHOLE = b"".join(written(MESSAGES))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(messages=st.lists(st.binary(max_size=5000), max_size=5), cut=st.integers(1, 999))
 def test_what_was_sealed_is_read_in_whatever_chunks_it_comes(messages: list[bytes], cut: int) -> None:
     stream = b"".join(written(messages))
@@ -49,7 +49,7 @@ def test_the_longest_message_passes_and_what_cannot_be_pressed_grows_little() ->
     assert sum(map(len, stream)) < MOST + 4096
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(at=st.integers(0, len(WHOLE) - 1), bit=st.integers(0, 7))
 def test_no_bit_of_it_may_be_changed(at: int, bit: int) -> None:
     changed = bytearray(WHOLE)
@@ -58,7 +58,7 @@ def test_no_bit_of_it_may_be_changed(at: int, bit: int) -> None:
         read([bytes(changed)])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, len(WHOLE) - 1))
 def test_it_may_end_nowhere_but_at_its_end(length: int) -> None:
     with pytest.raises(StreamBroken):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import cache
 from typing import Any
 
 from starlette.applications import Starlette
@@ -64,8 +65,9 @@ OPERATIONS = (
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 
+@cache
 def described() -> dict[str, Any]:
-    """The OpenAPI document of this API."""
+    """The OpenAPI document of this API, which nobody changes: to make it takes longer than all the rest of the API."""
     return document(OPERATIONS, (*service.OPERATIONS, service.described({})))
 
 

@@ -23,8 +23,9 @@ from boxkeep_server.node.oci import Ceilings, Host
 from boxkeep_server.node.parts import Guest, MachineSpec, Parts
 from boxkeep_server.node.probes import find_runc, find_runsc
 from tests.ingredients import CACHE, base_tree, runsc_binary
+from tests.instances import OWN
 
-INSTANCE = os.environ.get("BOXKEEP_TEST_INSTANCE", "tbody")
+INSTANCE, NUMBER = OWN.beside("m").name, OWN.beside("m").number
 ISOLATIONS: tuple[Isolation, ...] = ("runc", "runsc")
 GIB = 1 << 30
 
@@ -61,7 +62,7 @@ class DirectLinks:
 
     async def attach(self, machine: str, index: int) -> Attachment:
         third, fourth = divmod(index * 4, 256)
-        gateway, address = (f"10.202.{third}.{fourth + host}" for host in (1, 2))
+        gateway, address = (f"10.{NUMBER}.{third}.{fourth + host}" for host in (1, 2))
         name, link = self._names(index)
         await _ip(
             f"netns add {name}",
