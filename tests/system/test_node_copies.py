@@ -16,7 +16,7 @@ from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.images import read_layers
 from boxkeep_server.model.node_api import Claim, Snapshot
 from boxkeep_server.node import btrfs
-from tests.system.node_process import Node
+from tests.system.node_process import DISKS, Node
 from tests.system.test_node_pauses import BOTH, COUNTER, counted, passes, pool
 
 pytest_plugins = ["tests.system.node_fixtures"]
@@ -62,6 +62,7 @@ def places(node: Node) -> list[str]:
     return sorted(path.name for path in (pool(node) / "snapshots").iterdir())
 
 
+@DISKS
 @BOTH
 async def test_a_node_that_has_nothing_goes_on_from_a_copy_and_the_image_under_it(node: Node, isolation: str) -> None:
     memory = isolation == "runsc"
@@ -171,6 +172,7 @@ async def test_what_is_damaged_here_is_mended_by_its_copy_and_what_is_not_stays(
     await passes(node, fork, await counted(node, claim) - 200)
 
 
+@DISKS
 async def test_a_copy_that_was_changed_cut_or_taken_for_another_leaves_nothing(node: Node) -> None:
     claim, snapshot, _ = await kept(node, "runc")
     copy = await node.copy_of(snapshot.name)
@@ -244,6 +246,7 @@ async def test_what_is_removed_stops_to_be_on_its_way(node: Node) -> None:
     await node.release(claim)
 
 
+@DISKS
 async def test_kills_on_the_way_out_and_in_leave_nothing_half(node: Node) -> None:
     claim, snapshot, seen = await kept(node, "runc")
     copy = await node.copy_of(snapshot.name)
