@@ -172,7 +172,6 @@ async def test_what_is_damaged_here_is_mended_by_its_copy_and_what_is_not_stays(
     await passes(node, fork, await counted(node, claim) - 200)
 
 
-@DISKS
 async def test_a_copy_that_was_changed_cut_or_taken_for_another_leaves_nothing(node: Node) -> None:
     claim, snapshot, _ = await kept(node, "runc")
     copy = await node.copy_of(snapshot.name)

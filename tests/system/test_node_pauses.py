@@ -42,7 +42,6 @@ def kept(node: Node, claim: Claim) -> Path:
     return pool(node) / "snapshots" / f"{claim.sandbox}-{claim.epoch}-main"
 
 
-@DISKS
 async def test_processes_go_on_through_ten_pauses_and_lose_nothing(node: Node) -> None:
     claim = await node.claim("runsc", env={"COLOUR": "green"})
     process, _ = await node.run(claim, COUNTER, background=True)

@@ -126,6 +126,8 @@ class BtrfsPool:
                 (probe / name).write_bytes(os.urandom(_PROBE_BYTES * 3 // 4))
                 self.flush()
         except OSError as error:
+            if error.errno == errno.ENOSPC:
+                return self.mend_limits()  # a full pool leaves no room to try it
             if error.errno != errno.EDQUOT:
                 raise
             return True

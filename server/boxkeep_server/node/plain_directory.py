@@ -1,5 +1,6 @@
 """Disks in a plain directory of the host's file system, for hosts without btrfs or loop devices: copies are copies."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -19,7 +20,6 @@ COPY_S: Final = 25.0
 _COPY: Final = ("cp", "--archive", "--preserve=all,xattr", "--reflink=auto", "--no-target-directory")
 _SHARE: Final = ("cp", "--archive", "--link", "--no-target-directory")
 _FLAGS: Final = syscalls.MS_BIND | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOATIME
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class PlainDirectory:
@@ -32,8 +32,9 @@ class PlainDirectory:
 
     form: StreamForm = "tar"
 
-    def __init__(self, place: Path, mount: Path) -> None:
+    def __init__(self, place: Path, mount: Path, copy_s: float = COPY_S) -> None:
         self._place = place
+        self._copy_s = copy_s
         self._shares = False
         self.mount = mount
 
@@ -139,7 +140,7 @@ class PlainDirectory:
         half = _half(path)
         remove_tree(half)
         try:
-            _run([*program, "--", origin, half])
+            _run([*program, "--", origin, half], self._copy_s)
         except BaseException:
             remove_tree(half)
             raise
@@ -147,19 +148,21 @@ class PlainDirectory:
 
 
 def shares_copies(directory: Path) -> bool:
-    """Whether copies share what they have in common with their origins in the file system of a directory: tried."""
-    with tempfile.TemporaryDirectory(dir=directory, prefix=HALF) as scratch:
+    """Whether copies share what they have in common with their origins in the file system of a directory: tried, and
+    believed not to where it is too full to try."""
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=directory, prefix=HALF) as scratch:
         origin = Path(scratch) / "origin"
         origin.write_bytes(b"x" * 4096)
         tried: list[str | Path] = ["cp", "--reflink=always", origin, Path(scratch) / "copy"]
         return subprocess.run(tried, capture_output=True, check=False).returncode == 0
+    return False
 
 
 def _half(path: Path) -> Path:
     return path.with_name(f"{HALF}{path.name}")
 
 
-def _run(argv: list[str | Path]) -> None:
+def _run(argv: list[str | Path], within_s: float) -> None:
     """Run a copying program.
 
     Raises:
@@ -168,13 +171,13 @@ def _run(argv: list[str | Path]) -> None:
     """
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
     try:
-        done = subprocess.run(argv, env=environment, capture_output=True, timeout=COPY_S, check=False)
+        done = subprocess.run(argv, env=environment, capture_output=True, timeout=within_s, check=False)
     except subprocess.TimeoutExpired:
-        raise TimeoutError(f"there is more on the disk than can be copied within {COPY_S:.0f} s") from None
+        raise TimeoutError(f"there is more on the disk than can be copied within {within_s:.0f} s") from None
     if done.returncode == 0:
         return
     words = os.fsdecode(done.stderr[-500:]).strip()
-    for number in _FULL:
+    for number in durable.FULL:
         if os.strerror(number) in words:
             raise OSError(number, os.strerror(number))
     raise OSError(errno.EIO, f"it cannot be copied: {words}")

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +63,22 @@ async def test_symlinks_in_the_place_of_mount_points_lead_nowhere(
     assert await ask(other.address, "hostname") == (0, "box\n")
     _, said = await ask(other.address, "stat", "-c", "%F", "/.boxkeep", "/dev", "/proc", "/etc")
     assert set(said.splitlines()) == {"directory"}
+
+
+@both
+async def test_trees_in_the_place_of_our_files_may_be_as_deep_as_they_like(
+    room: Room, directory: Path, isolation: Isolation
+) -> None:
+    disk = room.disks.create(new_id(), 1 << 30)
+    for name in ("etc/resolv.conf", ".boxkeep/boot.json"):
+        (disk / "upper" / name).mkdir(parents=True)
+        script = "import os\nfor _ in range(1100): os.mkdir('d'); os.chdir('d')"
+        subprocess.run([sys.executable, "-c", script], cwd=disk / "upper" / name, check=True)
+    room.disks.keep(disk.name, directory / "disk")
+    room.disks.delete(disk.name)
+    machine = await room.machines.start(replace(room.spec(isolation), origin=Origin(directory / "disk")))
+    assert (await ask(machine.address, "cat", "/etc/resolv.conf"))[1].startswith("nameserver ")
+    room.disks.volume.remove(directory / "disk")
 
 
 @both
