@@ -17,6 +17,7 @@ from boxkeep_server.node.volumes import HALF, CannotReceive, Receiver, StreamFor
 
 COPY_S: Final = 25.0
 """How long a copy may take. What a pause or a checkpoint copies in that time a claim copies back within its own."""
+_SPARE_FILES: Final = 4096
 _COPY: Final = ("cp", "--archive", "--preserve=all,xattr", "--reflink=auto", "--no-target-directory")
 _SHARE: Final = ("cp", "--archive", "--link", "--no-target-directory")
 _FLAGS: Final = syscalls.MS_BIND | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOATIME
@@ -130,9 +131,10 @@ class PlainDirectory:
         syscalls.sync_file_system(self.mount)
 
     def free_bytes(self) -> int:
-        """See `Volume.free_bytes`."""
+        """See `Volume.free_bytes`: none where the file system takes hardly one more file."""
         found = os.statvfs(self.mount)
-        return found.f_bavail * found.f_frsize
+        out_of_files = found.f_files > 0 and found.f_favail < _SPARE_FILES
+        return 0 if out_of_files else found.f_bavail * found.f_frsize
 
     def _copy(self, program: tuple[str, ...], origin: Path, path: Path) -> None:
         if path.exists():
