@@ -50,4 +50,4 @@ def _fault(place: Path, uid: int | None) -> str | None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]).resolve())

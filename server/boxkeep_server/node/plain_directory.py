@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import subprocess
 import tempfile
@@ -15,11 +16,16 @@ from boxkeep_server.node.mountspace import mounts, unmount_below
 from boxkeep_server.node.removal import remove_tree
 from boxkeep_server.node.volumes import HALF, CannotReceive, Receiver, StreamForm
 
+_log = logging.getLogger(__name__)
+
 COPY_S: Final = 25.0
 """How long a copy may take. What a pause or a checkpoint copies in that time a claim copies back within its own."""
 _SPARE_FILES: Final = 4096
-_COPY: Final = ("cp", "--archive", "--preserve=all,xattr", "--reflink=auto", "--no-target-directory")
-_SHARE: Final = ("cp", "--archive", "--link", "--no-target-directory")
+_WORDS_MOST: Final = 500
+_CP: Final = ("setpriv", "--pdeathsig", "KILL", "cp", "--archive", "--no-target-directory")
+"""It ends with us: whoever comes after us removes what it has made, and it must not go on meanwhile."""
+_COPY: Final = (*_CP, "--preserve=all,xattr", "--reflink=auto")
+_SHARE: Final = (*_CP, "--link")
 _FLAGS: Final = syscalls.MS_BIND | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOATIME
 
 
@@ -178,8 +184,7 @@ def _run(argv: list[str | Path], within_s: float) -> None:
         raise TimeoutError(f"there is more on the disk than can be copied within {within_s:.0f} s") from None
     if done.returncode == 0:
         return
-    words = os.fsdecode(done.stderr[-500:]).strip()
-    for number in durable.FULL:
-        if os.strerror(number) in words:
-            raise OSError(number, os.strerror(number))
-    raise OSError(errno.EIO, f"it cannot be copied: {words}")
+    words = os.fsdecode(done.stderr[-_WORDS_MOST:]).strip()
+    _log.warning("not copied: %r", words)
+    fault = words.rpartition(": ")[2]  # what comes before names files of the tenant's and of ours
+    raise OSError(next((number for number in durable.FULL if os.strerror(number) == fault), errno.EIO), fault)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from boxkeep_server.node import doctor_disks
 from boxkeep_server.node.plain_directory import PlainDirectory, shares_copies
 from boxkeep_server.node.program_streams import StreamFailed
 from boxkeep_server.node.volumes import ARRIVING, DISK, HALF, CannotReceive, Volume
@@ -278,3 +279,22 @@ async def test_a_hostile_archive_reaches_nothing_beside_its_tree(
     assert {path.name for path in target.iterdir()} <= {DISK, ARRIVING, "precious"}
     for tree in (DISK, ARRIVING):
         volume.remove(target / tree)
+
+
+def test_where_overlays_cannot_lie_doctor_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    parts = [tmp_path / name for name in ("lower", "upper", "work", "merged")]
+    for part in parts:
+        part.mkdir()
+    lower, upper, work, merged = parts
+    layers = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    subprocess.run(["mount", "-t", "overlay", "-o", layers, "boxkeep-test", merged], check=True)
+    try:
+        judged = doctor_disks.examine("directory", merged / "lib")[0]
+        assert judged.fatal
+        assert "Invalid argument" in judged.seen
+        assert not list(merged.iterdir())
+    finally:
+        subprocess.run(["umount", merged], check=True)
+    (tmp_path / "link").symlink_to(lower)
+    assert not any(one.fatal for one in doctor_disks.examine("directory", tmp_path / "link" / "lib"))
+    assert not list(lower.iterdir())
