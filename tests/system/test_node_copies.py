@@ -122,6 +122,33 @@ async def claim_refused(node: Node, snapshot: Snapshot) -> str:
     return str(refused.value)
 
 
+@BOTH
+@DISKS
+async def test_a_pool_goes_on_from_what_a_directory_has_kept_and_a_directory_refuses_a_pools(
+    node: Node, isolation: str
+) -> None:
+    memory = isolation == "runsc"
+    _, snapshot, seen = await kept(node, isolation, memory=memory)
+    copy = await node.copy_of(snapshot.name)
+    await node.stop(signal.SIGKILL)
+    await node.take_down()
+    shutil.rmtree(node.directory / "lib")
+    before = node.environment["BOXKEEP_NODE__DISKS"]
+    node.environment["BOXKEEP_NODE__DISKS"] = "directory" if before == "pool" else "pool"
+    await node.start()
+    status, words = await node.bring(snapshot.name, copy)
+    if before == "pool":
+        assert status == 409, words
+        assert "a node whose disks are a directory cannot take in" in words
+        assert not places(node)
+        return
+    assert status == 200, words
+    fork = await forked(node, snapshot)
+    assert (await node.run(fork, LOOK))[1] == seen
+    if memory:
+        await passes(node, fork, await counted(node, fork))
+
+
 async def test_a_guest_is_brought_by_its_content(node: Node) -> None:
     _, snapshot, _ = await kept(node, "runsc", memory=True)
     bases = await node.ask("GET", f"/v1/snapshots/{snapshot.name}/bases")
