@@ -171,7 +171,7 @@ def test_a_host_on_which_no_isolation_can_run_is_told_so_once(
 
 def test_an_old_kernel_without_runsc_is_fatal_in_one_sentence() -> None:
     judged = doctor.judge_isolations(("runsc", "runc"), [OLD_KERNEL, NO_RUNSC, RUNC])
-    assert judged.mend == "Let this host have a runsc of 2024 or later, or Linux 5.19 or newer for runc."
+    assert judged.mend == "Let this host have a version of 2024 or later for runsc, or Linux 5.19 or newer for runc."
 
 
 def test_where_a_pool_cannot_be_the_directory_is_named_with_what_is_lost_by_it() -> None:

@@ -182,7 +182,7 @@ def judge_runtimes(found: Mapping[str, str | None]) -> list[Finding]:
     ]
 
 
-_WITH: Final = {"runsc": "a runsc of 2024 or later", "runc": f"runc {LEAST_RUNC} or later"}
+_WITH: Final = {"runsc": "a version of 2024 or later", "runc": f"version {LEAST_RUNC} or later"}
 _RUNC_NEEDS: Final = {
     "kernel": f"Linux {'.'.join(map(str, LEAST_KERNEL))} or newer",
     "namespaces": "user namespaces",
@@ -198,9 +198,8 @@ def judge_isolations(allowed: Sequence[str], findings: Sequence[Finding]) -> Fin
     usable = [name for name in allowed if name not in poor and not (name == "runc" and lacking)]
     if usable:
         return Finding("isolation", "ok", ", ".join(usable))
-    ways = [_WITH["runsc"]] if "runsc" in allowed else []
-    if "runc" in allowed:
-        ways.append(" and ".join([*([_WITH["runc"]] if "runc" in poor else []), *lacking]) + " for runc")
+    needs = {"runsc": [_WITH["runsc"]], "runc": [*([_WITH["runc"]] if "runc" in poor else []), *lacking]}
+    ways = [f"{' and '.join(needs[name])} for {name}" for name in allowed]
     return Finding("isolation", "fatal", "no sandbox can run here", f"Let this host have {', or '.join(ways)}.")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from boxkeep_server.model.node_api import Isolation, IsolationFacts, Role, Snapshot, SnapshotBases
+from boxkeep_server.node import hostfacts
 from boxkeep_server.node.disks import Disks
 from boxkeep_server.node.images import Image
 from boxkeep_server.node.layer import Clock, MachineFailed, NoSpace, Revival, Subject, Unfit
@@ -102,9 +103,11 @@ class Keeper:
 
     def _check_room(self, machine: str, remembered: Machine | None) -> None:
         memory = self.machines.usage(remembered.id).memory_bytes if remembered else 0
-        needed = memory + self.disks.volume.size_of_copy(self.disks.path(machine)) + SPARE_DISK_BYTES
-        if (free := self.disks.volume.free_bytes()) < needed:
-            raise NoSpace(f"The node's disks have {free >> 20} MiB left, too little to keep this machine")
+        self._need(memory + self.disks.volume.size_of_copy(self.disks.path(machine)), "to keep this machine")
+
+    def _need(self, more: int, what: str) -> None:
+        if (free := self.disks.volume.free_bytes()) < more + SPARE_DISK_BYTES:
+            raise NoSpace(f"The node's disks have {free >> 20} MiB left, too little {what}")
 
     async def _take(self, subject: Subject, why_lost: str, laps: list[float]) -> Snapshot:
         name = subject.key.name
@@ -161,7 +164,7 @@ class Keeper:
             snapshot=snapshot,
             guest=subject.digests["guest"],
             runtime=subject.digests["runtime"],
-            processor=await asyncio.to_thread(processor_features),
+            processor=await asyncio.to_thread(hostfacts.processor_features),
             born_as=subject.machine,
             secret=subject.secret,
             memory=sums,
@@ -250,7 +253,7 @@ class Keeper:
         memory = self._memory(name, manifest, runtime) if kept.keeps == "memory" else None
         if not image.root.is_dir():
             raise Damaged(f"its image {kept.digest} is gone")
-        self._check_room_to_revive(name)
+        self._need(self.disks.volume.size_of_copy(self.snapshots.disk(name)), "to go on from this snapshot")
         self.snapshots.verify(name, manifest)
         return Revival(
             image=image,
@@ -262,16 +265,10 @@ class Keeper:
             origin=Origin(self.snapshots.disk(name), memory),
         )
 
-    def _check_room_to_revive(self, name: str) -> None:
-        volume = self.disks.volume
-        needed = volume.size_of_copy(self.snapshots.disk(name)) + SPARE_DISK_BYTES
-        if (free := volume.free_bytes()) < needed:
-            raise NoSpace(f"The node's disks have {free >> 20} MiB left, too little to go on from this snapshot")
-
     def _memory(self, name: str, manifest: Manifest, runtime: str) -> MemoryImage:
         if manifest.runtime != runtime:
             raise Damaged(f"its memory is of {manifest.runtime}, and this node has {runtime}")
-        if missing := set(manifest.processor) - set(processor_features()):
+        if missing := set(manifest.processor) - set(hostfacts.processor_features()):
             raise Damaged(f"its memory is of a processor that can {', '.join(sorted(missing)[:5])}, this one cannot")
         if not (self.guests / manifest.guest).is_dir():
             raise Damaged(f"its guest {manifest.guest} is gone")
@@ -337,8 +334,7 @@ class Keeper:
     def _begin(self, name: str, manifest: Manifest) -> Path:
         if manifest.snapshot.name != name:
             raise Damaged("it is another one")
-        if (free := self.disks.volume.free_bytes()) < manifest.snapshot.bytes + SPARE_DISK_BYTES:
-            raise NoSpace(f"The node's disks have {free >> 20} MiB left, too little for this snapshot")
+        self._need(manifest.snapshot.bytes, "for this snapshot")
         self.snapshots.begin(name)
         return self.snapshots.memory(name).parent
 
@@ -368,15 +364,6 @@ class Keeper:
     async def clear(self, names: Collection[str]) -> int:
         """See `layer.Keeper.clear`."""
         return await asyncio.to_thread(self.snapshots.clear, names)
-
-
-def processor_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
-    """What this host's processors can, as the kernel names it."""
-    for line in cpuinfo.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return tuple(sorted(value.split()))
-    return ()
 
 
 async def _failing_each(name: str, messages: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
