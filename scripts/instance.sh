@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # One installation on this machine: instance.sh up|restart|down|purge|status
 # From the environment: INSTANCE (main), PORT (7070), SUBNET (10.213.0.0/16), CAPABILITIES (none, or some of
-# documents, browser, opencode).
+# documents, browser, opencode), DISKS (pool, or directory where there is no btrfs or no loop device).
 set -euo pipefail
 
 clone=$(cd "$(dirname "$0")/.." && pwd)
 instance=${INSTANCE:-main}
 port=${PORT:-7070}
 subnet=${SUBNET:-10.213.0.0/16}
+disks=${DISKS:-pool}
 opt=/opt/boxkeep/$instance
 lib=/var/lib/boxkeep/$instance
 run=/run/boxkeep/$instance
@@ -72,6 +73,7 @@ preview_port = $((port + 2))
 
 [node]
 subnet = "$subnet"
+disks = "$disks"
 $(capabilities)
 warm = { "bun/runsc" = 1, "bun/runc" = 1, "python/runsc" = 1, "python/runc" = 1, "base/runsc" = 1, "base/runc" = 1 }
 TOML
@@ -100,16 +102,25 @@ read_config() { # The settings are the operator's once they are written: what th
   if [ -n "${CAPABILITIES:-}" ] && ! grep -qxF "$(capabilities)" "$config"; then
     die "what this installation is capable of is in $config; change node.capabilities there and run \`make up\`"
   fi
+  if [ -n "${DISKS:-}" ] && [ "$DISKS" != "$(written_disks)" ]; then
+    die "the disks of this installation lie in a $(written_disks), and stay there: \`make purge\` first, which removes all that is kept"
+  fi
   url=http://127.0.0.1:${written:-7070}
   preview_port=$(sed -n 's/^preview_port *= *\([0-9]*\).*/\1/p' "$config" | head -n 1)
   preview_port=${preview_port:-7072}
+}
+
+written_disks() {
+  local found
+  found=$(sed -n 's/^disks *= *"\([a-z]*\)".*/\1/p' "$config" | head -n 1)
+  printf '%s' "${found:-pool}"
 }
 
 check_host() { # Before anything is installed: what no installation mends, by the system's own Python.
   "$clone/scripts/packages.sh" python3
   /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed"
   PYTHONPATH=$clone/server PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m boxkeep_server.node.before_install \
-    "$config" "$instance" "$subnet" || die "this machine cannot run Boxkeep as it is: see above; nothing was installed"
+    "$config" "$instance" "$subnet" "$port" "$disks" || die "this machine cannot run Boxkeep as it is: see above; nothing was installed"
 }
 
 install_all() {
@@ -217,6 +228,7 @@ need_installed() { [ -x "$opt/venv/bin/boxkeep" ] || die "not installed; \`make 
 
 alone() { # One of these at a time; what an earlier one that was killed has left running is waited for.
   need_root
+  [[ $disks =~ ^(pool|directory)$ ]] || die "DISKS must be pool or directory"
   [[ $instance =~ ^[a-z][a-z0-9]{0,7}$ ]] || die "INSTANCE must be a lower-case letter and up to seven letters and digits"
   exec 9>"$lock"
   flock --nonblock 9 || { say "waiting for another make of this installation" && flock 9; }

@@ -60,6 +60,7 @@ class MemoryEngine:
     def __init__(self, now_ms: Callable[[], int], slots: int = 1000) -> None:
         self.now_ms = now_ms
         self.slots = slots
+        self.disk_limit = True
         self.node_id = new_id()
         self.machines: dict[Body, Claim] = {}
         self.released: set[Body] = set()
@@ -244,7 +245,7 @@ class MemoryEngine:
                 slots=self.slots,
                 slots_used=self.used,
                 warm={},
-                disk_limit=True,
+                disk_limit=self.disk_limit,
                 admitting=True,
             )
         ]

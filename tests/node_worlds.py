@@ -38,6 +38,7 @@ from boxkeep_server.node.layer import (
     no_tripwire,
 )
 from boxkeep_server.node.parts import MemoryImage, Origin
+from boxkeep_server.node.plain_directory import PlainDirectory
 from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.records import Machine
 from boxkeep_server.node.room import Memory
@@ -105,6 +106,7 @@ class Host:
         self.time = 1_000_000
         self.set_by = 0
         self.memory = Memory(64 * GIB, 60 * GIB, 0.0)
+        self.free_disk = 64 * GIB
         self.stock = Stock(
             images={name: Image(name, f"{name}-1", Path("/nowhere")) for name in ("base", "python")},
             isolations={
@@ -458,7 +460,11 @@ def service_over(
         World(
             maker=layer,
             keeper=layer,
-            bases=Bases(Images(host.lib / "pool", host.lib / "images"), host.lib / "images", host.lib / "guests"),
+            bases=Bases(
+                Images(PlainDirectory(host.lib, host.lib), host.lib / "pool", host.lib / "images"),
+                host.lib / "images",
+                host.lib / "guests",
+            ),
             observer=layer,
             files=files_in(host.lib, step),
             stock=lambda: host.stock,
@@ -476,6 +482,7 @@ def service_over(
             warm=warm or {},
             starts_at_once=starts_at_once,
             disk_limit=True,
+            free_disk=lambda: host.free_disk,
             calm_s=0.0,
         )
     )

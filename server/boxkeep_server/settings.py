@@ -125,11 +125,20 @@ class NodeSettings(Section):
     subnet: Annotated[
         str, Field(description="IPv4 network of the sandboxes; one /30 each. Must be the node's own.")
     ] = "10.213.0.0/16"
+    disks: Annotated[
+        Literal["pool", "directory"],
+        Field(
+            description="Where the disks of sandboxes lie: `pool`, a btrfs of their own in a file; or `directory`, a "
+            "plain one, for hosts without btrfs or loop devices: then no sandbox's disk has a limit, and pauses, "
+            "checkpoints and forks copy it where the file system does not share copies (XFS and btrfs do). To be "
+            "chosen before anything is kept there."
+        ),
+    ] = "pool"
     disk_gib: Annotated[
         int | None,
         Field(ge=4, description="Size of the disk pool in GiB; by default half of what is free, at most 200."),
     ] = None
-    machine_disk_gib: Annotated[int, Field(ge=1, description="Ceiling of one sandbox's disk in GiB.")] = 10
+    machine_disk_gib: Annotated[int, Field(ge=1, description="Ceiling of one sandbox's disk in GiB, in a pool.")] = 10
     machine_memory_mib: Annotated[int, Field(ge=128, description="Ceiling of one sandbox's memory in MiB.")] = 4096
     machine_cpus: Annotated[float, Field(gt=0, description="Ceiling of one sandbox's processors, shared.")] = 2.0
     machine_pids: Annotated[

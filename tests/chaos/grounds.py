@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from boxkeep_server.node.images import archive_of, current, layers_of
 from tests.buckets import Bucket, bucket
 from tests.chaos.proxies import FaultyStore, faulty
 from tests.chaos.walls import MOVER, Wall
 from tests.ingredients import images
 from tests.instances import OWN
-from tests.layered import publish
+from tests.layered import base_alone
 from tests.services import Service, running_service
 
 DATABASE_MIB = 48
@@ -102,7 +101,7 @@ def standing(name: str) -> Iterator[Ground]:
             "BOXKEEP_CONTROL__NO_ROOM_WAIT_MS": "12000",
             "BOXKEEP_NODE__DISK_GIB": "4",
             "BOXKEEP_NODE__MACHINE_DISK_GIB": "1",
-            "BOXKEEP_NODE__IMAGES": str(_one_image(place / "images")),
+            "BOXKEEP_NODE__IMAGES": str(base_alone(images(), place / "images")),
         }
         with running_service(settings, beside=name, packages=(MOVER,)) as service:
             yield Ground(service, kept, store, disk, wall)
@@ -120,12 +119,3 @@ def _small_disk(directory: Path) -> Iterator[Path]:
     finally:
         subprocess.run(["umount", str(directory)], check=True)
         shutil.rmtree(directory.parent)
-
-
-def _one_image(place: Path) -> Path:
-    """A directory of images with the smallest alone: the pool is small."""
-    place.mkdir(parents=True, exist_ok=True)
-    image = publish(place, "base", layers_of(images(), current(images())["base"]))
-    for digest in image.digests:
-        shutil.copyfile(archive_of(images(), digest), archive_of(place, digest))
-    return place

@@ -50,6 +50,16 @@ async def test_a_sandbox_goes_from_queued_to_ready_to_ended(rig: Rig) -> None:
     assert rig.engine.machines == {}
 
 
+@pytest.mark.parametrize("limited", [True, False])
+async def test_a_sandbox_says_whether_its_disk_has_a_limit_where_it_is(rig: Rig, limited: bool) -> None:
+    caller = await rig.caller()
+    rig.engine.disk_limit = limited
+    made = await rig.sandboxes.create(caller, NewSandbox())
+    assert made.disk_limit is None
+    await rig.round()
+    assert (await rig.sandboxes.get(caller, made.id)).disk_limit is limited
+
+
 async def test_every_step_has_its_event_without_gaps(rig: Rig, database: Database) -> None:
     caller = await rig.caller()
     made = await ready(rig, caller)

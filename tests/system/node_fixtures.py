@@ -27,8 +27,9 @@ def bundles() -> Iterator[Path]:
 
 
 @pytest_asyncio.fixture
-async def node(directory: Path, bundles: Path) -> AsyncIterator[Node]:
-    one = Node(directory, bundles, {})
+async def node(directory: Path, bundles: Path, request: pytest.FixtureRequest) -> AsyncIterator[Node]:
+    """A node whose disks are a pool, or what the test has for its parameter."""
+    one = Node(directory, bundles, {}, disks=getattr(request, "param", "pool"))
     try:
         await one.start()
         yield one

@@ -121,7 +121,7 @@ async def lay_ground(settings: Settings, disks: Disks) -> Ground:
     bundle = _bundle(bundles)
     archives = settings.lib / "images"
     _tiny_image(archives, bundles, sys.argv[3])
-    images = Images(disks.images, archives)
+    images = Images(disks.volume, disks.images, archives)
     images.refresh()
 
     async def leaks(owned: set[str]) -> Leaks:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from boxkeep_server.guestwire import GuestAddress, GuestPool
 from boxkeep_server.model.ids import new_id
@@ -22,13 +23,15 @@ from tests.system.node_ground import INSTANCE
 ROOT = Path(__file__).parent.parent.parent
 READY_S = 60
 COPY_KEY = bytes(range(32))
+DISKS = pytest.mark.parametrize("node", ["pool", "directory"], indirect=True)
+"""For tests that hold whatever the disks lie on."""
 NOTHING: dict[str, tuple[str, ...]] = {"netns": (), "veths": (), "mounts": (), "cgroups": ()}
 
 
 class Node:
     """A node process that is started, killed and started again over one directory."""
 
-    def __init__(self, directory: Path, bundles: Path, warm: dict[str, int]) -> None:
+    def __init__(self, directory: Path, bundles: Path, warm: dict[str, int], disks: str = "pool") -> None:
         self.directory = directory
         self.bundles = bundles
         self.flavour = "plain"
@@ -36,6 +39,7 @@ class Node:
             "BOXKEEP_INSTANCE": INSTANCE,
             "BOXKEEP_LIB_ROOT": str(directory / "lib"),
             "BOXKEEP_RUN_ROOT": str(directory / "run"),
+            "BOXKEEP_NODE__DISKS": disks,
             "BOXKEEP_NODE__DISK_GIB": "4",
             "BOXKEEP_NODE__MACHINE_MEMORY_MIB": "512",
             "BOXKEEP_NODE__WARM": "{" + ", ".join(f'"{kind}" = {number}' for kind, number in warm.items()) + "}",

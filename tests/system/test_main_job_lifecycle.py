@@ -213,5 +213,5 @@ def test_the_figures_count_what_belongs_to_nobody(service: Service, api: Api) ->
         return {name.partition('"')[2].strip('"'): float(value) for name, _, value in found}
 
     seen = eventually("the count", counted, 60)
-    assert {"processes", "mounts", "netns", "cgroups", "subvolumes", "snapshots"} <= seen.keys()
+    assert {"processes", "mounts", "netns", "cgroups", "disks", "snapshots"} <= seen.keys()
     eventually("nothing to be counted", lambda: not any(counted().values()), 90, 1.0)

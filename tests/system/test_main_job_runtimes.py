@@ -41,6 +41,7 @@ def test_a_ready_sandbox_says_what_it_is(box: Sandbox, runtime: str, isolation: 
     assert seen["envNames"] == ["GREETING", "PATHISH"]
     assert "wörld" not in str(seen)
     assert seen["pauseKeeps"] in ("memory", "files")
+    assert seen["diskLimit"] is True
     assert seen["terminalUrl"].startswith("ws://")
     assert seen["previewBaseUrl"].startswith("http://{port}-")
     empty = ("capabilities", "pairedBrowser", "opencode", "browserPreview", "humanHandoff")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,18 +29,23 @@ class Installation:
     preview_port: int
 
     def make(self, goal: str) -> str:
-        """Run a goal; what it printed."""
+        """Run a goal that comes about; what it printed."""
+        ran = self.ask(goal)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    def ask(self, goal: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a goal."""
         environment = {**os.environ, "INSTANCE": INSTANCE, "PORT": str(self.port), "SUBNET": SUBNET}
-        ran = subprocess.run(
+        return subprocess.run(
             [TREE / "scripts/instance.sh", goal],
-            env={name: value for name, value in environment.items() if not name.startswith(("BOXKEEP_", "PYTHON"))},
+            env={name: value for name, value in environment.items() if not name.startswith(("BOXKEEP_", "PYTHON"))}
+            | more,
             capture_output=True,
             text=True,
             check=False,
             timeout=600,
         )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
 
     def pids(self) -> set[str]:
         """The processes of control plane and node."""
@@ -98,3 +104,23 @@ def test_up_runs_and_shows_it_and_sandboxes_outlive_all_but_down(installation: I
 def _all_run(boxes: list[Sandbox], running: dict[str, str]) -> None:
     for box in boxes:
         assert box.process(running[box.id])["state"] == "running"
+
+
+def test_a_port_that_another_has_is_told_before_anything_is_installed(installation: Installation) -> None:
+    with socket.create_server(("127.0.0.1", installation.port)):
+        refused = installation.ask("up")
+    assert refused.returncode == 1
+    assert re.search(
+        rf"^FATAL  API port +{installation.port} is taken by \S+ \(process {os.getpid()}\)$", refused.stdout, re.M
+    )
+    assert "PORT=" in refused.stdout
+    assert "nothing was installed" in refused.stderr
+    assert not PLACES["opt"].exists()
+
+
+def test_disks_of_an_installation_stay_where_they_are(installation: Installation) -> None:
+    for disks, words in (("directory", "lie in a pool, and stay there"), ("tape", "must be pool or directory")):
+        refused = installation.ask("up", DISKS=disks)
+        assert refused.returncode == 1
+        assert words in refused.stderr
+    assert not PLACES["opt"].exists()

@@ -9,7 +9,7 @@ import pytest
 
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Claim
-from tests.system.node_process import Node
+from tests.system.node_process import DISKS, Node
 from tests.system.test_node_pauses import BOTH, COUNTER, counted, passes, pool
 
 pytest_plugins = ["tests.system.node_fixtures"]
@@ -19,6 +19,7 @@ async def forked(node: Node, claim: Claim, checkpoint: str, **fields: object) ->
     return await node.claim(claim.isolation, checkpoint=checkpoint, fork=True, **fields)
 
 
+@DISKS
 @BOTH
 async def test_files_of_a_running_machine_are_kept_and_any_number_of_others_go_on_from_them(
     node: Node, isolation: str
@@ -58,6 +59,7 @@ async def test_files_of_a_running_machine_are_kept_and_any_number_of_others_go_o
     assert not list((pool(node) / "snapshots").iterdir())
 
 
+@DISKS
 async def test_memory_is_kept_with_the_files_of_the_same_moment_while_the_machine_goes_on(node: Node) -> None:
     claim = await node.claim("runsc", env={"COLOUR": "green"})
     # Of nine that count without a rest none would get anywhere on two processors.
@@ -104,6 +106,7 @@ async def test_of_a_dead_machine_its_files_are_kept(node: Node, isolation: str) 
     assert (await node.run(fork, "cat /workspace/own"))[1] == "work\n"
 
 
+@DISKS
 @pytest.mark.parametrize("memory", [False, True])
 @BOTH
 async def test_a_node_that_is_killed_at_a_checkpoint_leaves_a_machine_that_goes_on(

@@ -16,7 +16,7 @@ from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.images import read_layers
 from boxkeep_server.model.node_api import Claim, Snapshot
 from boxkeep_server.node import btrfs
-from tests.system.node_process import Node
+from tests.system.node_process import DISKS, Node
 from tests.system.test_node_pauses import BOTH, COUNTER, counted, passes, pool
 
 pytest_plugins = ["tests.system.node_fixtures"]
@@ -62,6 +62,7 @@ def places(node: Node) -> list[str]:
     return sorted(path.name for path in (pool(node) / "snapshots").iterdir())
 
 
+@DISKS
 @BOTH
 async def test_a_node_that_has_nothing_goes_on_from_a_copy_and_the_image_under_it(node: Node, isolation: str) -> None:
     memory = isolation == "runsc"
@@ -119,6 +120,33 @@ async def claim_refused(node: Node, snapshot: Snapshot) -> str:
     with pytest.raises(AssertionError) as refused:
         await forked(node, snapshot)
     return str(refused.value)
+
+
+@BOTH
+@DISKS
+async def test_a_pool_goes_on_from_what_a_directory_has_kept_and_a_directory_refuses_a_pools(
+    node: Node, isolation: str
+) -> None:
+    memory = isolation == "runsc"
+    _, snapshot, seen = await kept(node, isolation, memory=memory)
+    copy = await node.copy_of(snapshot.name)
+    await node.stop(signal.SIGKILL)
+    await node.take_down()
+    shutil.rmtree(node.directory / "lib")
+    before = node.environment["BOXKEEP_NODE__DISKS"]
+    node.environment["BOXKEEP_NODE__DISKS"] = "directory" if before == "pool" else "pool"
+    await node.start()
+    status, words = await node.bring(snapshot.name, copy)
+    if before == "pool":
+        assert status == 409, words
+        assert "a node whose disks are a directory cannot take in" in words
+        assert not places(node)
+        return
+    assert status == 200, words
+    fork = await forked(node, snapshot)
+    assert (await node.run(fork, LOOK))[1] == seen
+    if memory:
+        await passes(node, fork, await counted(node, fork))
 
 
 async def test_a_guest_is_brought_by_its_content(node: Node) -> None:
@@ -244,6 +272,7 @@ async def test_what_is_removed_stops_to_be_on_its_way(node: Node) -> None:
     await node.release(claim)
 
 
+@DISKS
 async def test_kills_on_the_way_out_and_in_leave_nothing_half(node: Node) -> None:
     claim, snapshot, seen = await kept(node, "runc")
     copy = await node.copy_of(snapshot.name)

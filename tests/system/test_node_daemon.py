@@ -13,7 +13,7 @@ import pytest
 from boxkeep_server.guestwire import GuestAddress, GuestRefused
 from boxkeep_server.model.node_api import Claims, NodeFacts
 from tests.system.node_ground import INSTANCE, seen_in_kernel
-from tests.system.node_process import NOTHING, READY_S, ROOT, Node, end, environment, now_ms
+from tests.system.node_process import DISKS, NOTHING, READY_S, ROOT, Node, end, environment, now_ms
 
 pytest_plugins = ["tests.system.node_fixtures"]
 
@@ -152,6 +152,7 @@ async def test_the_secret_a_machine_was_born_with_opens_nothing_after_the_claim(
         await node.guests.call(old, {"op": "ping"})
 
 
+@DISKS
 async def test_taking_down_leaves_nothing_and_says_whose_machines_there_were(node: Node) -> None:
     claims = [await node.claim("runc"), await node.claim("runsc")]
     await node.stop(signal.SIGKILL)

@@ -14,7 +14,7 @@ from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Claim, Claims
 from boxkeep_server.node import btrfs
 from tests.system.node_ground import INSTANCE, seen_in_kernel
-from tests.system.node_process import NOTHING, Node
+from tests.system.node_process import DISKS, NOTHING, Node
 
 pytest_plugins = ["tests.system.node_fixtures"]
 
@@ -63,6 +63,7 @@ async def test_processes_go_on_through_ten_pauses_and_lose_nothing(node: Node) -
     assert "while" in said
 
 
+@DISKS
 async def test_files_are_kept_under_runc_and_the_answer_says_so(node: Node) -> None:
     claim = await node.claim("runc")
     process, _ = await node.run(claim, COUNTER, background=True)
@@ -163,6 +164,7 @@ async def test_a_damaged_snapshot_is_refused_and_nothing_of_it_runs(node: Node, 
     assert await node.leaks() == 0
 
 
+@DISKS
 @BOTH
 async def test_a_node_killed_in_the_middle_of_a_pause_brings_it_to_its_end(node: Node, isolation: str) -> None:
     chance = random.Random(7)

@@ -1,6 +1,8 @@
 """Claims and releases over a machine layer in memory."""
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,19 @@ from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import ClaimState, DeathReason
 from boxkeep_server.node import refusals
 from boxkeep_server.node.pool import Kind
-from tests.node_worlds import ComesLate, DiesYoung, ForgetsToDie, Host, Layer, NeverStarts, adopted, until, wish
+from boxkeep_server.node.room import SPARE_DISK_BYTES
+from tests.node_worlds import (
+    ComesLate,
+    DiesYoung,
+    ForgetsToDie,
+    Host,
+    Layer,
+    NeverStarts,
+    adopted,
+    service_over,
+    until,
+    wish,
+)
 
 RUNSC = Kind("base", "runsc")
 
@@ -383,3 +397,71 @@ async def test_strays_are_swept_and_the_owned_are_not(host: Host) -> None:
     assert await service.sweep_once() == 1
     assert (await service.leaks()).total == 0
     assert len(host.bodies) == 2
+
+
+async def test_no_machine_is_begun_while_hardly_any_disk_is_left(host: Host) -> None:
+    service = await adopted(Layer(host), warm={RUNSC: 1})
+    running = await service.claims.claim(wish())
+    host.free_disk = SPARE_DISK_BYTES - 1
+    assert not service.facts().admitting
+    with pytest.raises(refusals.NoRoom):
+        await service.claims.claim(wish())
+    assert await service.refill_once() == 0
+    assert service.claims.get(Key(running.sandbox, 1, "main")).state is ClaimState.RUNNING
+    host.free_disk = SPARE_DISK_BYTES
+    await service.claims.claim(wish())
+
+
+async def test_what_is_released_goes_though_there_is_no_room_to_write_that_down(host: Host) -> None:
+    full = True
+
+    def step(name: str) -> None:
+        if full and name == "note release":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    service = service_over(Layer(host), step=step)
+    await service.adopt()
+    key = Key((await service.claims.claim(wanted := wish())).sandbox, 1, "main")
+    with pytest.raises(refusals.NoSpace):
+        await service.claims.release(key)
+    assert host.bodies == {}
+    full = False
+    await service.claims.release(key)
+    with pytest.raises(refusals.EpochReleased):
+        await service.claims.claim(wanted)
+
+
+@pytest.mark.parametrize("where", ["bind", "mark"])
+async def test_a_machine_that_cannot_be_written_down_is_none(host: Host, where: str) -> None:
+    full = True
+
+    def step(name: str) -> None:
+        if full and name == where:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    service = service_over(Layer(host), warm={RUNSC: 1}, step=step)
+    await service.adopt()
+    if where == "bind":
+        with pytest.raises(refusals.NoRoom):
+            await service.claims.claim(wish())
+    else:
+        assert await service.refill_once() == 0
+    assert host.bodies == {}
+    full = False
+    assert (await service.claims.claim(wish())).state is ClaimState.RUNNING
+
+
+async def test_a_heartbeat_that_cannot_be_written_down_costs_nothing_else(host: Host) -> None:
+    full = True
+
+    def step(name: str) -> None:
+        if full and name == "beat":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    service = service_over(Layer(host), step=step)
+    await service.adopt()
+    await service.claims.claim(wish())
+    assert await service.deaths.beat_once() == 1
+    full = False
+    await service.deaths.beat_once()
+    assert (host.lib / "heartbeat.json").exists()

@@ -9,6 +9,7 @@ import typer
 from boxkeep_server.cli.session import fail, need_root, settings
 from boxkeep_server.model.node_api import Leaks
 from boxkeep_server.node import doctor as host
+from boxkeep_server.node.doctor_ports import Ports
 from boxkeep_server.node.findings import render
 
 
@@ -22,7 +23,15 @@ def doctor(
         _show_leaks(as_json)
         return
     read = settings()
-    findings = host.examine(host.Wanted(read.instance, read.node.subnet, read.lib, read.node.isolations))
+    wanted = host.Wanted(
+        read.instance,
+        read.node.subnet,
+        read.lib,
+        read.node.isolations,
+        read.node.disks,
+        Ports(read.control.listen, read.control.port, read.control.preview_port),
+    )
+    findings = host.examine(wanted)
     if as_json:
         typer.echo(json.dumps({"findings": [one.plain() for one in findings]}))
     else:

@@ -39,12 +39,13 @@ def gateway() -> None:
 def node() -> None:
     """Run the node in the foreground. Machines go on when it stops."""
     from boxkeep_server.node import daemon, ground  # noqa: PLC0415
+    from boxkeep_server.node.volumes import OtherVolume  # noqa: PLC0415
 
     need_root("node")
     _log_lines()
     try:
         daemon.run_on(settings(), ground.lay)
-    except (daemon.NodeRuns, daemon.NothingToRunIn) as error:
+    except (daemon.NodeRuns, daemon.NothingToRunIn, OtherVolume) as error:
         fail(str(error))
 
 
@@ -56,6 +57,7 @@ def down(
     """End every sandbox (`operator_shutdown`) and remove all that the stopped node left: data stays."""
     from boxkeep_server.node import daemon, ground  # noqa: PLC0415
     from boxkeep_server.node.layer import MachineFailed  # noqa: PLC0415
+    from boxkeep_server.node.volumes import OtherVolume  # noqa: PLC0415
 
     need_root("down")
     read = settings()
@@ -64,7 +66,7 @@ def down(
         ended = daemon.take_down(read, ground.lay)
     except daemon.NodeRuns as error:
         fail(f"{error}: stop the node first")
-    except daemon.NothingToRunIn as error:
+    except (daemon.NothingToRunIn, OtherVolume) as error:
         fail(str(error))
     except MachineFailed as error:
         fail(f"not every machine is gone: {error}")

@@ -84,8 +84,8 @@ class NewSandbox:
 class Sandbox:
     """What the store keeps of a sandbox. Times are epoch ms; `revision` grows with every change of the row.
 
-    `epoch` counts the bodies it has had: it is raised each time a machine is asked for. `node`, `isolation` and
-    `pause_keeps` are those of the body it has or had last.
+    `epoch` counts the bodies it has had: it is raised each time a machine is asked for. `node`, `isolation`,
+    `pause_keeps` and `disk_limit` (whether its disk stops at its ceiling) are those of the body it has or had last.
 
     `image` is what its bodies begin from: its runtime, with the software that its capabilities need.
 
@@ -140,6 +140,7 @@ class Sandbox:
     stored_epoch: int | None = None
     sides: Mapping[Role, int] = field(default_factory=dict)
     kept_sides: Mapping[Role, int] = field(default_factory=dict)
+    disk_limit: bool | None = None
 
     @property
     def machines(self) -> tuple[Key, ...]:

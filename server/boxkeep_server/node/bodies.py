@@ -10,11 +10,12 @@ from typing import Final, Protocol
 from boxkeep_server.guestwire import GuestAddress, GuestError, GuestPool, GuestRefused, GuestTimeout
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import NetworkWish
+from boxkeep_server.node import durable
 from boxkeep_server.node.addresses import NoAddress
 from boxkeep_server.node.cgroups import Cgroups
 from boxkeep_server.node.disks import Disks
 from boxkeep_server.node.interior import machine_id
-from boxkeep_server.node.layer import Birth, Busy, LastWords, MachineFailed, MachineLate, Tenancy, Use
+from boxkeep_server.node.layer import Birth, Busy, LastWords, MachineFailed, MachineLate, NoSpace, Tenancy, Use
 from boxkeep_server.node.machines import BootFailed, Machines
 from boxkeep_server.node.netns import CommandFailed
 from boxkeep_server.node.oci import Ceilings
@@ -188,13 +189,15 @@ def _failing(what: str) -> Iterator[None]:
         raise
     except (TimeoutError, subprocess.TimeoutExpired, GuestTimeout) as error:
         raise MachineLate(f"{what}: {error or type(error).__name__}") from error
+    except OSError as error:
+        kind = NoSpace if error.errno in durable.FULL else MachineFailed
+        raise kind(f"{what}: {error or type(error).__name__}") from error
     except (
         BootFailed,
         RuntimeFailed,
         CommandFailed,
         NoAddress,
         GuestError,
-        OSError,
         subprocess.SubprocessError,
     ) as error:
         raise MachineFailed(f"{what}: {error or type(error).__name__}") from error

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason, Release, Snapshot
-from boxkeep_server.node import refusals
+from boxkeep_server.node import durable, refusals
 from boxkeep_server.node.berths import Berths
 from boxkeep_server.node.bindings import Binding, Bindings
 from boxkeep_server.node.crew import Crew
@@ -23,6 +23,7 @@ from boxkeep_server.node.layer import (
     MachineFailed,
     MachineLate,
     Maker,
+    NoSpace,
     Observer,
     Revival,
     Stock,
@@ -38,6 +39,8 @@ _log = logging.getLogger(__name__)
 
 CLAIM_S: Final = 28.0
 """How long a claim may take; the page promises 30."""
+REVIVAL_S: Final = 55.0
+"""The same where a machine goes on from a snapshot, which may have to be copied; the page promises 60."""
 _REMEMBERED: Final = 256
 
 
@@ -257,7 +260,7 @@ class Claims:
     def _begin(self, wish: ClaimWish) -> _Effort:
         key = Key.of(wish)
         self._do.berths.called()
-        effort = self._efforts[key] = _Effort(asyncio.get_running_loop().time() + CLAIM_S)
+        effort = self._efforts[key] = _Effort(asyncio.get_running_loop().time() + _allowed_s(wish))
         effort.task = self._do.crew.start(self._bring_about(wish, effort))
         effort.task.add_done_callback(lambda _: self._efforts.pop(key, None))
         return effort
@@ -276,6 +279,10 @@ class Claims:
         except Unfit as unfit:
             self._do.meters.failed(str(kind))
             raise refusals.Unfit(str(unfit)) from unfit
+        except NoSpace as full:
+            self._do.meters.failed(str(kind))
+            _log.warning("claim of sandbox %s: %s", wish.sandbox, full)
+            raise refusals.NoRoom(f"No room for another machine now: {full}") from full
         except MachineLate as late:
             self._do.meters.failed(str(kind))
             _log.warning("claim of sandbox %s: %s", wish.sandbox, late)
@@ -344,7 +351,12 @@ class Claims:
             ends_at=self._do.uptime() + wish.not_after - now,
             last_seen_at=now,
         )
-        await asyncio.to_thread(self._do.files.bind, binding)
+        try:
+            await asyncio.to_thread(self._do.files.bind, binding)
+        except OSError as error:
+            if error.errno not in durable.FULL:
+                raise
+            raise NoSpace(f"the binding cannot be written: {error}") from error
         return self._do.ledger.enter(binding)
 
     async def _hand_over(self, held: Held, wish: ClaimWish, effort: _Effort, revival: Revival | None = None) -> None:
@@ -407,8 +419,7 @@ class Claims:
 
     async def _release(self, key: Key) -> Release:
         began = time.perf_counter()
-        if key not in self._do.released:
-            await asyncio.to_thread(self._do.released.note, key, self._do.now())
+        noted = await self._note_release(key)
         if effort := self._efforts.get(key):
             effort.give_up()
             await asyncio.wait({effort.task})
@@ -420,7 +431,20 @@ class Claims:
             except MachineFailed as error:
                 raise refusals.Broken(f"The machine does not go: {error}") from error
             self._do.meters.released(time.perf_counter() - began)
+        if not noted and not await self._note_release(key):
+            raise refusals.NoSpace("The machine is gone, and there is no room to write down that it was released")
         return self._remains.get(key, Release())
+
+    async def _note_release(self, key: Key) -> bool:
+        """Shut the door behind a claim; False where there is no room to, as there may be once its machine is gone."""
+        try:
+            if key not in self._do.released:
+                await asyncio.to_thread(self._do.released.note, key, self._do.now())
+        except OSError as error:
+            if error.errno not in durable.FULL:
+                raise
+            return False
+        return True
 
     async def _remove(self, held: Held) -> None:
         held.releasing = True
@@ -436,6 +460,10 @@ class Claims:
             ),
         )
         self._do.ledger.remove(held)
+
+
+def _allowed_s(wish: ClaimWish) -> float:
+    return CLAIM_S if wish.origin is None else REVIVAL_S
 
 
 def _kind(wish: ClaimWish, stock: Stock) -> Kind:

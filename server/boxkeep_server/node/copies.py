@@ -108,6 +108,9 @@ class Copies:
             except StreamBroken as error:
                 _log.warning("the copy of snapshot %s is not taken: %s", name, error)
                 raise refusals.Unfit(f"The copy of the snapshot cannot be used: {error}") from error
+            except Unfit as error:
+                _log.warning("snapshot %s is not taken in: %s", name, error)
+                raise refusals.Unfit(str(error)) from error
             except MachineFailed as error:
                 _log.warning("snapshot %s is not taken in: %s", name, error)
                 kind = refusals.NoSpace if isinstance(error, NoSpace) else refusals.Broken

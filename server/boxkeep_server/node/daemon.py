@@ -26,6 +26,7 @@ from boxkeep_server.node import hostfacts, room, syscalls
 from boxkeep_server.node.api import Api, serve
 from boxkeep_server.node.bases import Bases
 from boxkeep_server.node.bodies import Bodies, Egress
+from boxkeep_server.node.btrfs_pool import BtrfsPool
 from boxkeep_server.node.cgroups import Cgroups, layout
 from boxkeep_server.node.disks import Disks
 from boxkeep_server.node.files import Files, files_in, node_id
@@ -35,9 +36,11 @@ from boxkeep_server.node.machines import Machines, boot_id
 from boxkeep_server.node.mountspace import MountSpace
 from boxkeep_server.node.oci import Ceilings
 from boxkeep_server.node.parts import Addresses, Guest, Image, Network, Parts
+from boxkeep_server.node.plain_directory import PlainDirectory
 from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.service import Service, World
 from boxkeep_server.node.snapshots import Snapshots
+from boxkeep_server.node.volumes import OtherVolume, Volume
 from boxkeep_server.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -84,7 +87,7 @@ def run_on(settings: Settings, lay_ground: LayGround) -> None:
     """Be the node of an instance until SIGTERM or SIGINT. Blocking; to be called as root in a process of its own.
 
     Raises:
-        NodeRuns, NothingToRunIn
+        NodeRuns, NothingToRunIn, OtherVolume
     """
     os.umask(0o022)
     for directory in (settings.lib, settings.run):
@@ -104,7 +107,7 @@ def take_down(settings: Settings, lay_ground: LayGround) -> list[str]:
     Blocking; to be called as root in a process of its own, once no node process lives. May be repeated.
 
     Raises:
-        NodeRuns
+        NodeRuns, NothingToRunIn, OtherVolume
         MachineFailed: something does not go; everything else is gone.
     """
     settings.run.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -126,7 +129,7 @@ async def _end_all(settings: Settings, lay_ground: LayGround) -> list[str]:
     await end_each(world.maker, world.files, {*world.observer.found(), *(one.machine for one in bindings)})
     await opened.ground.close()
     opened.cgroups.close()
-    opened.disks.close()
+    opened.disks.volume.close()
     return sorted({one.sandbox for one in bindings})
 
 
@@ -183,7 +186,7 @@ async def _keep_limits(disks: Disks) -> None:
     held = True
     while True:
         await asyncio.sleep(_LIMITS_EVERY_S)
-        holds = await asyncio.to_thread(disks.mend_limits)
+        holds = await asyncio.to_thread(disks.volume.mend_limits)
         if held and not holds:
             _log.warning("the kernel has lost count of what disks use: their limits do not hold until it has counted")
         elif holds and not held:
@@ -195,7 +198,7 @@ async def open_node(settings: Settings, lay_ground: LayGround) -> Opened:
     """Open all that a node is made of, and put it together. To be called in the mount space.
 
     Raises:
-        NothingToRunIn
+        NothingToRunIn, OtherVolume
     """
     cgroup_layout = layout(Path("/proc/mounts").read_text())
     cgroups = Cgroups(cgroup_layout, f"boxkeep-{settings.instance}")
@@ -230,8 +233,7 @@ async def open_node(settings: Settings, lay_ground: LayGround) -> Opened:
         keeper=Keeper(
             machines=bodies.machines,
             snapshots=Snapshots(disks),
-            free_bytes=disks.free_bytes,
-            images=disks.images,
+            disks=disks,
             guests=ground.guest.tree.parent,
             guest_digest=ground.guest_digest,
             isolations=facts,
@@ -254,7 +256,8 @@ async def open_node(settings: Settings, lay_ground: LayGround) -> Opened:
         slots=room.slots(total, settings.node.slots),
         warm=_warm(settings),
         starts_at_once=_STARTS_PER_PROCESSOR * (os.cpu_count() or 1),
-        disk_limit=disks.limits_hold(),
+        disk_limit=disks.volume.limits_hold(),
+        free_disk=disks.volume.free_bytes,
     )
     return Opened(world, ground, disks, cgroups)
 
@@ -268,11 +271,31 @@ def _uptime() -> int:
 
 
 def open_disks(settings: Settings) -> Disks:
-    """The instance's disk pool, mounted."""
-    file = settings.lib / "pool.img"
-    disks = Disks(file, settings.run / "pool")
-    disks.open(hostfacts.pool_bytes(settings.node.disk_gib, file))
+    """The instance's disks, opened where its settings say.
+
+    Raises:
+        OtherVolume
+    """
+    pool, directory, mount = settings.lib / "pool.img", settings.lib / "disks", settings.run / "pool"
+    volume: Volume
+    if settings.node.disks == "pool":
+        _refuse_other(directory, settings)
+        volume = BtrfsPool(pool, mount, hostfacts.pool_bytes(settings.node.disk_gib, pool))
+    else:
+        _refuse_other(pool, settings)
+        volume = PlainDirectory(directory, mount)
+    disks = Disks(volume)
+    disks.open()
     return disks
+
+
+def _refuse_other(place: Path, settings: Settings) -> None:
+    """What is kept of sandboxes on the one is not on the other: nobody is to lose sight of it by a setting."""
+    if place.exists():
+        raise OtherVolume(
+            f'The settings say node.disks = "{settings.node.disks}", and this node has its disks in {place}: set it '
+            f"back, or remove that after `boxkeep down` with all that is kept of sandboxes there"
+        )
 
 
 def _ceilings(settings: Settings) -> Ceilings:

@@ -1,14 +1,18 @@
 """Deaths: machines that end by themselves are noticed, and those whose time is up or that must go are ended."""
 
+import logging
 from collections.abc import Callable
 
 from boxkeep_server.model.node_api import ClaimState, DeathReason
+from boxkeep_server.node import durable
 from boxkeep_server.node.adoption import cause_of_exit
 from boxkeep_server.node.crew import Crew
 from boxkeep_server.node.heartbeat import Beat, Heartbeat
 from boxkeep_server.node.layer import Clock, Maker, Observer, Use
 from boxkeep_server.node.ledger import Held, Ledger
 from boxkeep_server.node.room import largest
+
+_log = logging.getLogger(__name__)
 
 
 class Deaths:
@@ -67,8 +71,17 @@ class Deaths:
             if held.binding.state is ClaimState.RUNNING and machine is not None and self._observer.alive(machine):
                 self._ledger.seen(held, now, self._observer.use(machine.id))
                 kills[machine.id] = held.binding.oom_kills
-        self._heartbeat.write(Beat(boot_id=self._boot_id, at=now, oom_kills=kills))
+        self._beat(Beat(boot_id=self._boot_id, at=now, oom_kills=kills))
         return len(kills)
+
+    def _beat(self, beat: Beat) -> None:
+        """Without room for it the last one stays: a host that dies then had them alive a little longer than we know."""
+        try:
+            self._heartbeat.write(beat)
+        except OSError as error:
+            if error.errno not in durable.FULL:
+                raise
+            _log.warning("no heartbeat is written down: %s", error)
 
     def _mortal(self, held: Held) -> bool:
         # One that starts is bounded by its claim, unless it was found half done and nobody asks for it again.

@@ -12,22 +12,25 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
+from boxkeep_server.node import doctor_disks as disks
 from boxkeep_server.node import doctor_network as network
+from boxkeep_server.node import doctor_ports
 from boxkeep_server.node.cgroups import Layout, layout
-from boxkeep_server.node.findings import Finding, Verdict
+from boxkeep_server.node.doctor_ports import DEFAULT, Ports
+from boxkeep_server.node.findings import Finding
 from boxkeep_server.node.mirrors import Mirror, configured
 
 GIB: Final = 1 << 30
 LEAST_KERNEL: Final = (5, 19)
-LEAST_DISK_GIB: Final = 15
 _EARLIEST_S: Final = 1_767_225_600
 """The beginning of 2026: this program is younger."""
 LEAST_RUNC: Final = "1.1"
 LEAST_RUNSC: Final = "20240101"
 RESOLVERS: Final = Path("/etc/resolv.conf")
-PROGRAMS: Final = {"ip": "iproute2", "nft": "nftables", "mkfs.btrfs": "btrfs-progs", "mmdebstrap": "mmdebstrap"}
+PROGRAMS: Final = {"ip": "iproute2", "nft": "nftables", "mmdebstrap": "mmdebstrap"}
+_OF_A_POOL: Final = {"mkfs.btrfs": "btrfs-progs"}
 _UNSYNCHRONISED: Final = 0x40
 _TIMEX: Final = 208
 """Bytes of the kernel's struct timex, at 40 of which is its status."""
@@ -41,6 +44,8 @@ class Wanted:
     subnet: str
     lib: Path
     isolations: tuple[str, ...] = ("runsc", "runc")
+    disks: Literal["pool", "directory"] = "pool"
+    ports: Ports = DEFAULT
 
 
 def examine_host(wanted: Wanted) -> list[Finding]:
@@ -51,13 +56,12 @@ def examine_host(wanted: Wanted) -> list[Finding]:
         judge_root(os.geteuid()),
         judge_kernel(platform.release()),
         judge_init(Path("/run/systemd/system").is_dir(), shutil.which("systemctl") is not None),
-        *(judge_file_system(name, Path("/proc/filesystems").read_text()) for name in ("overlay", "btrfs")),
-        judge_loop(Path("/dev/loop-control").exists()),
+        disks.judge_file_system("overlay", Path("/proc/filesystems").read_text()),
+        *disks.examine(wanted.disks, wanted.lib),
         judge_namespaces(*_namespaces()),
         judge_proc(mounted),
         judge_inner_users(_number(_APPARMOR), _number(_CLONE)),
         judge_cgroups(cgroups, all(os.access(hierarchy, os.W_OK) for hierarchy in cgroups.hierarchies())),
-        judge_disk(_free_gib(wanted.lib), (wanted.lib / "pool.img").exists()),
         judge_memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         judge_pids(int(Path("/proc/sys/kernel/pid_max").read_text())),
         judge_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
@@ -65,6 +69,7 @@ def examine_host(wanted: Wanted) -> list[Finding]:
         network.judge_subnet(wanted.subnet, f"u{wanted.instance}h", _taken()),
         network.judge_resolver(RESOLVERS),
         network.judge_firewall(_rules("tables"), _rules("chains")),
+        *doctor_ports.examine(wanted.ports, wanted.instance),
         judge_clock(time.time(), _clock_is_kept()),
         judge_sources(configured(Path("/etc"), Path("/nonexistent"), {})),
     ]
@@ -72,11 +77,13 @@ def examine_host(wanted: Wanted) -> list[Finding]:
 
 def examine(wanted: Wanted) -> list[Finding]:
     """Look at everything, what `make up` installs included."""
-    return [
+    programs = {**PROGRAMS, **(_OF_A_POOL if wanted.disks == "pool" else {})}
+    findings = [
         *examine_host(wanted),
-        *(judge_program(name, package, shutil.which(name)) for name, package in PROGRAMS.items()),
+        *(judge_program(name, package, shutil.which(name)) for name, package in programs.items()),
         *examine_runtimes(wanted.isolations),
     ]
+    return [*findings, judge_isolations(wanted.isolations, findings)]
 
 
 def examine_runtimes(isolations: Sequence[str]) -> list[Finding]:
@@ -104,21 +111,6 @@ def judge_program(name: str, package: str, found: str | None) -> Finding:
     if found:
         return Finding(name, "ok", found)
     return Finding(name, "fatal", "not installed", f"apt-get install {package}")
-
-
-def judge_file_system(name: str, listed: str) -> Finding:
-    """File systems of the kernel; a module that is not loaded yet counts."""
-    loaded = re.search(rf"\b{name}$", listed, re.MULTILINE) is not None
-    if loaded or (shutil.which("modprobe") and _ran(["modprobe", "--quiet", name]) is not None):
-        return Finding(name, "ok", "in the kernel")
-    return Finding(name, "fatal", "not in this kernel", f"Use a kernel with {name}; sandboxes' disks need it.")
-
-
-def judge_loop(there: bool) -> Finding:
-    """The disk pool is a file behind a loop device."""
-    if there:
-        return Finding("loop devices", "ok", "/dev/loop-control")
-    return Finding("loop devices", "fatal", "none", "modprobe loop; inside a container, let it have loop devices.")
 
 
 def judge_init(systemd_runs: bool, systemd_is_there: bool) -> Finding:
@@ -175,9 +167,8 @@ def judge_cgroups(found: Layout, writable: bool) -> Finding:
 
 
 def judge_runtimes(found: Mapping[str, str | None]) -> list[Finding]:
-    """runsc and runc by their versions, None where one is not there; one of them is enough."""
+    """runsc and runc by their versions, None where one is not there; see `judge_isolations`."""
     fit = {name: version is not None and _recent(name, version) for name, version in found.items()}
-    verdict: Verdict = "lost" if any(fit.values()) else "fatal"
     lost = {
         "runsc": "Without one of 2024 or later there is no gVisor: tenants share the host's kernel, and pausing keeps "
         "files alone.",
@@ -186,9 +177,30 @@ def judge_runtimes(found: Mapping[str, str | None]) -> list[Finding]:
     return [
         Finding(name, "ok", str(version))
         if fit[name]
-        else Finding(name, verdict, version or "not installed", lost[name])
+        else Finding(name, "lost", version or "not installed", lost[name])
         for name, version in found.items()
     ]
+
+
+_WITH: Final = {"runsc": "a version of 2024 or later", "runc": f"version {LEAST_RUNC} or later"}
+_RUNC_NEEDS: Final = {
+    "kernel": f"Linux {'.'.join(map(str, LEAST_KERNEL))} or newer",
+    "namespaces": "user namespaces",
+    "proc": "a whole /proc",
+    disks.SHIFTED: "id-mapped mounts where the disks lie",
+}
+
+
+def judge_isolations(allowed: Sequence[str], findings: Sequence[Finding]) -> Finding:
+    """One of those that are allowed is enough, with all that it needs of the host."""
+    poor = {one.subject for one in findings if one.verdict != "ok"}
+    lacking = [words for subject, words in _RUNC_NEEDS.items() if subject in poor]
+    usable = [name for name in allowed if name not in poor and not (name == "runc" and lacking)]
+    if usable:
+        return Finding("isolation", "ok", ", ".join(usable))
+    needs = {"runsc": [_WITH["runsc"]], "runc": [*([_WITH["runc"]] if "runc" in poor else []), *lacking]}
+    ways = [f"{' and '.join(needs[name])} for {name}" for name in allowed]
+    return Finding("isolation", "fatal", "no sandbox can run here", f"Let this host have {', or '.join(ways)}.")
 
 
 def _recent(runtime: str, version: str) -> bool:
@@ -198,15 +210,6 @@ def _recent(runtime: str, version: str) -> bool:
         return day is None or day[0] >= LEAST_RUNSC
     numbers = re.findall(r"\d+", version)[:2]
     return not numbers or [int(one) for one in numbers] >= [int(one) for one in LEAST_RUNC.split(".")]
-
-
-def judge_disk(free_gib: int, has_pool: bool) -> Finding:
-    """Images, packages and the disks of sandboxes."""
-    if free_gib >= LEAST_DISK_GIB or has_pool:
-        return Finding("free disk", "ok", f"{free_gib} GiB")
-    return Finding(
-        "free disk", "fatal", f"{free_gib} GiB", f"Free at least {LEAST_DISK_GIB} GiB, or set lib_root elsewhere."
-    )
 
 
 def judge_memory(total: int) -> Finding:
@@ -299,9 +302,3 @@ def _clock_is_kept() -> bool:
     state = ctypes.create_string_buffer(_TIMEX)
     answered = ctypes.CDLL(None).adjtimex(state)
     return answered >= 0 and not int.from_bytes(state.raw[40:44], "little") & _UNSYNCHRONISED
-
-
-def _free_gib(path: Path) -> int:
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free // GIB

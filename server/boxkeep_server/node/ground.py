@@ -52,7 +52,7 @@ async def lay(settings: Settings, disks: Disks) -> Ground:
     )
     mirrors = partial(_open_mirrors, network)
     records = Records(settings.lib / "machines")
-    images = Images(disks.images, settings.images)
+    images = Images(disks.volume, disks.images, settings.images)
     bases = Bases(images, settings.images, settings.lib / "bundles")
     await asyncio.to_thread(bases.clear)
     _, guest, _ = await asyncio.gather(

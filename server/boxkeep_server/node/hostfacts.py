@@ -1,4 +1,4 @@
-"""What this host is: memory and its accounts, runtimes and what they need here, room for disks."""
+"""What this host is: memory and its accounts, processors, runtimes and what they need here, room for disks."""
 
 import asyncio
 import resource
@@ -42,6 +42,15 @@ def pool_bytes(wished_gib: int | None, file: Path) -> int:
         return file.stat().st_size
     free_gib = shutil.disk_usage(file.parent).free // GIB
     return min(max(free_gib // 2, _POOL_LEAST_GIB), _POOL_MOST_GIB) * GIB
+
+
+def processor_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """What this host's processors can, as the kernel names it."""
+    for line in cpuinfo.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return tuple(sorted(value.split()))
+    return ()
 
 
 async def find_runtimes(wished: Sequence[Isolation], run: Path) -> dict[Isolation, Runtime]:

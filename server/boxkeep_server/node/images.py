@@ -1,4 +1,4 @@
-"""The images that machines of this node begin from: unpacked into the pool once, read-only, shared by all."""
+"""The images that machines of this node begin from: unpacked once beside their disks, read-only, shared by all."""
 
 import contextlib
 import hashlib
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from boxkeep_server.model.images import Layers, read_layers, software_of
-from boxkeep_server.node import btrfs, durable
+from boxkeep_server.node import durable
 from boxkeep_server.node.layers import lay, unpack
+from boxkeep_server.node.volumes import HALF, Trees
 
 UNUSED_S: Final = 600.0
-_HALF: Final = ".half-"
 _LAYER: Final = ".layer-"
 
 
@@ -79,10 +79,12 @@ def current(archives: Path) -> dict[str, str]:
 
 
 class Images:
-    """Images in `pool`, taken from the archives of a builder. Every call but `all` may take seconds and blocks."""
+    """Images, as trees in `place`, taken from the archives of a builder. Every call but `all` may take seconds, and
+    blocks."""
 
-    def __init__(self, pool: Path, archives: Path) -> None:
-        self._pool = pool
+    def __init__(self, trees: Trees, place: Path, archives: Path) -> None:
+        self._trees = trees
+        self._place = place
         self._archives = archives
         self._all: dict[str, Image] = {}
         self._unpacking = threading.Lock()
@@ -98,12 +100,12 @@ class Images:
         wanted = {
             name: digest
             for name, digest in current(self._archives).items()
-            if not lean or not software_of(name) or (self._pool / digest).exists()
+            if not lean or not software_of(name) or (self._place / digest).exists()
         }
         for name, digest in wanted.items():
             if name not in self._all or self._all[name].digest != digest:
                 self.unpack(digest)
-        found = {name: Image(name, digest, self._pool / digest) for name, digest in wanted.items()}
+        found = {name: Image(name, digest, self._place / digest) for name, digest in wanted.items()}
         changed = found != self._all
         self._all = found
         return changed
@@ -111,7 +113,7 @@ class Images:
     def unpack(self, digest: str) -> None:
         """Have the tree of an image that is whole in the archives. A half unpacked one never has a whole one's name.
 
-        An image is a snapshot of its parent with its layer laid over, and shares what both have. So do images that have
+        An image begins as its parent, has its layer laid over, and shares what both have. So do images that have
         a layer in common: it is unpacked once, and kept for that as long as one of them is.
 
         Raises:
@@ -119,19 +121,19 @@ class Images:
             CalledProcessError, BadLayer: an archive is damaged, or there is no room.
         """
         with self._unpacking:
-            if not (self._pool / digest).exists():
+            if not (self._place / digest).exists():
                 for image in layers_of(self._archives, digest).line:
                     self._have(image)
 
     def _have(self, image: Layers) -> None:
-        if (self._pool / image.digest).exists():
+        if (self._place / image.digest).exists():
             return
         layer = self._layer(image.digests[-1])
         with self._half(image.digest, image.parent) as half:
             lay(layer, half)
 
     def _layer(self, digest: str) -> Path:
-        place = self._pool / f"{_LAYER}{digest}"
+        place = self._place / f"{_LAYER}{digest}"
         if not place.exists():
             with self._half(place.name) as half:
                 unpack(archive_of(self._archives, digest), half)
@@ -139,18 +141,17 @@ class Images:
 
     @contextlib.contextmanager
     def _half(self, name: str, parent: Layers | None = None) -> Iterator[Path]:
-        """A subvolume to be filled, which has its name, read-only, once that is done; it begins as `parent`."""
-        for left in self._pool.glob(f"{_HALF}*"):
-            btrfs.delete_subvolume(self._pool, left.name)
-        half = f"{_HALF}{secrets.token_hex(4)}"
+        """A tree to be filled, which has its name, for nobody to write into, once that is done; it begins as `parent`,
+        whose files are replaced and never written into."""
+        self._trees.clear(self._place)
+        half = self._place / f"{HALF}{secrets.token_hex(4)}"
         if parent is None:
-            btrfs.create_subvolume(self._pool, half)
+            self._trees.create(half)
         else:
-            btrfs.create_snapshot(self._pool / parent.digest, self._pool, half)
-        yield self._pool / half
-        (self._pool / half).chmod(0o755)
-        btrfs.create_snapshot(self._pool / half, self._pool, name, read_only=True)
-        btrfs.delete_subvolume(self._pool, half)
+            self._trees.share(self._place / parent.digest, half)
+        yield half
+        half.chmod(0o755)
+        self._trees.settle(half, name)
 
     def remove_unused(self, used: set[str], now_s: float) -> int:
         """Remove images that for `UNUSED_S` have been neither current nor `used` (digests), nor parents of such; how
@@ -163,16 +164,16 @@ class Images:
             return 0
         with self._unpacking:
             keep = self._with_parents(used | {image.digest for image in self._all.values()})
-            names = {entry.name for entry in self._pool.iterdir() if not entry.name.startswith(_HALF)}
+            names = {entry.name for entry in self._place.iterdir() if not entry.name.startswith(HALF)}
             unused = names - keep
             self._unused_since = {name: self._unused_since.get(name, now_s) for name in unused}
             old = [name for name, since in self._unused_since.items() if now_s - since >= UNUSED_S]
             for name in old:
-                btrfs.delete_subvolume(self._pool, name)
+                self._trees.remove(self._place / name)
         return sum(not name.startswith(_LAYER) for name in old)
 
     def _with_parents(self, digests: Iterable[str]) -> set[str]:
-        """What lies in the pool for these images: they, their parents, and the layers of all."""
+        """What lies here for these images: they, their parents, and the layers of all."""
         found = set(digests)
         for digest in digests:
             with contextlib.suppress(FileNotFoundError, ValueError):

@@ -3,10 +3,10 @@
 import contextlib
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 from boxkeep_server.node import syscalls
+from boxkeep_server.node.removal import remove_in
 
 
 def furnish(upper: Path, machine: str, hostname: str, nameserver: str, fresh: bool) -> None:
@@ -99,4 +99,4 @@ def _clear(directory: int, name: str) -> None:
     except FileNotFoundError:
         return
     except IsADirectoryError:
-        shutil.rmtree(name, dir_fd=directory)
+        remove_in(directory, name)

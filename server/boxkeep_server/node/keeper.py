@@ -13,19 +13,22 @@ from pathlib import Path
 from typing import Final
 
 from boxkeep_server.model.node_api import Isolation, IsolationFacts, Role, Snapshot, SnapshotBases, checkpoint_name
-from boxkeep_server.node.btrfs_streams import StreamFailed
+from boxkeep_server.node import hostfacts
+from boxkeep_server.node.disks import Disks
 from boxkeep_server.node.images import Image
 from boxkeep_server.node.layer import Clock, MachineFailed, NoSpace, Revival, Subject, Unfit
 from boxkeep_server.node.machines import Machines, boot_id, told
 from boxkeep_server.node.parcels import packed, unpacked
 from boxkeep_server.node.parts import MemoryImage, Origin
+from boxkeep_server.node.program_streams import StreamFailed
 from boxkeep_server.node.records import Machine
+from boxkeep_server.node.room import SPARE_DISK_BYTES
 from boxkeep_server.node.runtimes import RuntimeFailed
 from boxkeep_server.node.snapshots import Damaged, FileSum, Manifest, Snapshots
+from boxkeep_server.node.volumes import CannotReceive
 
 _log = logging.getLogger(__name__)
 
-_SPARE_BYTES: Final = 256 << 20
 _FULL: Final = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 _LAPS: Final = ("earlier commands", "standstill", "processes", "disk and sums", "seal")
 _NO_MEMORY: Final = "Nothing ran in the machine, or its isolation keeps files alone"
@@ -47,8 +50,7 @@ class Keeper:
 
     machines: Machines
     snapshots: Snapshots
-    free_bytes: Callable[[], int]
-    images: Path
+    disks: Disks
     guests: Path
     guest_digest: str
     isolations: Mapping[Isolation, IsolationFacts]
@@ -80,7 +82,7 @@ class Keeper:
     async def _stop(self, name: str, machine: Machine, or_files: bool) -> str:
         """Have a machine stand still: under runsc halted, with its memory written, under runc frozen. Why there is no
         memory, if there is none."""
-        await asyncio.to_thread(self._check_room, machine if machine.isolation == "runsc" else None)
+        await asyncio.to_thread(self._check_room, machine.id, machine if machine.isolation == "runsc" else None)
         await asyncio.to_thread(self.snapshots.begin, name)
         if machine.isolation == "runc":
             await self.machines.freeze(machine.id)
@@ -99,10 +101,13 @@ class Keeper:
                 raise
         return _MEMORY_LOST
 
-    def _check_room(self, remembered: Machine | None) -> None:
+    def _check_room(self, machine: str, remembered: Machine | None) -> None:
         memory = self.machines.usage(remembered.id).memory_bytes if remembered else 0
-        if (free := self.free_bytes()) < memory + _SPARE_BYTES:
-            raise NoSpace(f"The node's disks have {free >> 20} MiB left, too little to keep this machine")
+        self._need(memory + self.disks.volume.size_of_copy(self.disks.path(machine)), "to keep this machine")
+
+    def _need(self, more: int, what: str) -> None:
+        if (free := self.disks.volume.free_bytes()) < more + SPARE_DISK_BYTES:
+            raise NoSpace(f"The node's disks have {free >> 20} MiB left, too little {what}")
 
     async def _take(self, subject: Subject, why_lost: str, laps: list[float]) -> Snapshot:
         name = subject.key.name
@@ -159,7 +164,7 @@ class Keeper:
             snapshot=snapshot,
             guest=subject.digests["guest"],
             runtime=subject.digests["runtime"],
-            processor=await asyncio.to_thread(processor_features),
+            processor=await asyncio.to_thread(hostfacts.processor_features),
             born_as=subject.machine,
             secret=subject.secret,
             memory=sums,
@@ -181,7 +186,7 @@ class Keeper:
             machine = subject.record
             alive = machine is not None and self.machines.alive(machine)
             remembered = machine if memory and alive and self._can_remember(subject.isolation) else None
-            await asyncio.to_thread(self._check_room, remembered)
+            await asyncio.to_thread(self._check_room, subject.machine, remembered)
             await asyncio.to_thread(self.snapshots.begin, name)
             await asyncio.to_thread(self.snapshots.flush)
             began = time.perf_counter()
@@ -242,11 +247,12 @@ class Keeper:
         if manifest is None:
             raise Damaged("it is not there")
         kept = manifest.snapshot
-        image = Image(kept.image, kept.digest, self.images / kept.digest)
+        image = Image(kept.image, kept.digest, self.disks.images / kept.digest)
         runtime = f"{kept.isolation} {self.isolations[kept.isolation].version}"
         memory = self._memory(name, manifest, runtime) if kept.keeps == "memory" else None
         if not image.root.is_dir():
             raise Damaged(f"its image {kept.digest} is gone")
+        self._need(self.disks.volume.size_of_copy(self.snapshots.disk(name)), "to go on from this snapshot")
         self.snapshots.verify(name, manifest)
         return Revival(
             image=image,
@@ -261,7 +267,7 @@ class Keeper:
     def _memory(self, name: str, manifest: Manifest, runtime: str) -> MemoryImage:
         if manifest.runtime != runtime:
             raise Damaged(f"its memory is of {manifest.runtime}, and this node has {runtime}")
-        if missing := set(manifest.processor) - set(processor_features()):
+        if missing := set(manifest.processor) - set(hostfacts.processor_features()):
             raise Damaged(f"its memory is of a processor that can {', '.join(sorted(missing)[:5])}, this one cannot")
         if not (self.guests / manifest.guest).is_dir():
             raise Damaged(f"its guest {manifest.guest} is gone")
@@ -296,7 +302,8 @@ class Keeper:
     def pack(self, name: str) -> AsyncGenerator[bytes, None]:
         """See `layer.Keeper.pack`."""
         manifest = self._whole(name)
-        return _failing_each(name, packed(manifest, self.snapshots.memory(name), self.snapshots.disk(name)))
+        stream = packed(manifest, self.snapshots.memory(name), self.snapshots.disk(name), self.disks.volume)
+        return _failing_each(name, stream)
 
     async def unpack(self, name: str, messages: AsyncIterable[bytes]) -> Snapshot:
         """See `layer.Keeper.unpack`."""
@@ -305,7 +312,7 @@ class Keeper:
             return there
         with _failing(f"the snapshot {name} could not be written"):
             try:
-                manifest = await unpacked(messages, partial(self._begin, name), self._spare_room())
+                manifest = await unpacked(messages, partial(self._begin, name), self._spare_room(), self.disks.volume)
                 await asyncio.to_thread(self._accept, name, manifest)
             except BaseException:
                 await asyncio.shield(asyncio.to_thread(self.snapshots.clear, [name]))
@@ -326,8 +333,7 @@ class Keeper:
     def _begin(self, name: str, manifest: Manifest) -> Path:
         if manifest.snapshot.name != name:
             raise Damaged("it is another one")
-        if (free := self.free_bytes()) < manifest.snapshot.bytes + _SPARE_BYTES:
-            raise NoSpace(f"The node's disks have {free >> 20} MiB left, too little for this snapshot")
+        self._need(manifest.snapshot.bytes, "for this snapshot")
         self.snapshots.begin(name)
         return self.snapshots.memory(name).parent
 
@@ -338,9 +344,9 @@ class Keeper:
         def wrote(count: int) -> None:
             nonlocal unseen
             unseen += count
-            if unseen >= _SPARE_BYTES // 4:
+            if unseen >= SPARE_DISK_BYTES // 4:
                 unseen = 0
-                if self.free_bytes() < _SPARE_BYTES:
+                if self.disks.volume.free_bytes() < SPARE_DISK_BYTES:
                     raise NoSpace("The node's disks have run full")
 
         return wrote
@@ -359,15 +365,6 @@ class Keeper:
         return await asyncio.to_thread(self.snapshots.clear, names)
 
 
-def processor_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
-    """What this host's processors can, as the kernel names it."""
-    for line in cpuinfo.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return tuple(sorted(value.split()))
-    return ()
-
-
 async def _failing_each(name: str, messages: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     with _failing(f"the snapshot {name} could not be read"):
         async with contextlib.aclosing(messages):
@@ -381,6 +378,8 @@ def _failing(what: str) -> Iterator[None]:
         yield
     except MachineFailed:
         raise
+    except CannotReceive as error:
+        raise Unfit(f"{what}: {error}") from error
     except (Damaged, RuntimeFailed, StreamFailed, OSError, TimeoutError) as error:
         if any(words in str(error) for words in _FULL):
             raise NoSpace(f"The node's disks have run full; {what}") from error

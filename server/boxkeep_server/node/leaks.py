@@ -68,7 +68,7 @@ class Observer:
             "veths": lambda: _of(_links(self.network), links),
             "cgroups": lambda: {one: one for one in self.cgroups.machines()},
             "nftElements": lambda: _of(_elements(self.network), links),
-            "subvolumes": lambda: {one: one for one in self.disks.machines()},
+            "disks": lambda: {one: one for one in self.disks.machines()},
             "addresses": lambda: {self._address(index): places.get(index) for index in self.taken()},
             "loopDevices": lambda: dict.fromkeys(_extra_loops(self.pool_file)),
         }

@@ -6,25 +6,25 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from pydantic import ValidationError
 
-from boxkeep_server.node import btrfs_streams
-from boxkeep_server.node.btrfs_streams import Receiver
 from boxkeep_server.node.secretstream import MOST
 from boxkeep_server.node.snapshots import Damaged, Manifest
 from boxkeep_server.node.threads import in_thread
+from boxkeep_server.node.volumes import Receiver, StreamForm, Streams
 
 _MANIFEST: Final = b"M"
 _FILE: Final = b"F"
-_DISK: Final = b"D"
+_DISKS: Final[dict[StreamForm, bytes]] = {"btrfs": b"D", "tar": b"T"}
+_FORMS: Final = {kind: form for form, kind in _DISKS.items()}
 _BYTES: Final = b"."
 _BLOCK: Final = MOST // 2
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
-async def packed(manifest: Manifest, memory: Path, disk: Path) -> AsyncGenerator[bytes, None]:
+async def packed(manifest: Manifest, memory: Path, disk: Path, streams: Streams) -> AsyncGenerator[bytes, None]:
     """The messages of a snapshot, in which its memory comes before its disk. Close it when done.
 
     Raises:
@@ -36,21 +36,25 @@ async def packed(manifest: Manifest, memory: Path, disk: Path) -> AsyncGenerator
         async with aclosing(_blocks(memory / name)) as blocks:
             async for block in blocks:
                 yield _BYTES + block
-    yield _DISK
-    async with aclosing(btrfs_streams.sent(disk)) as stream:
+    yield _DISKS[streams.form]
+    async with aclosing(streams.sent(disk)) as stream:
         async for piece in stream:
             for at in range(0, len(piece), _BLOCK):
                 yield _BYTES + piece[at : at + _BLOCK]
 
 
 async def unpacked(
-    messages: AsyncIterable[bytes], begin: Callable[[Manifest], Path], wrote: Callable[[int], None]
+    messages: AsyncIterable[bytes],
+    begin: Callable[[Manifest], Path],
+    wrote: Callable[[int], None],
+    streams: Streams,
 ) -> Manifest:
     """Write a snapshot that comes as messages into the place that `begin` gives when it is known what comes: memory
-    below `memory`, the subvolume `disk`. `wrote` is called with each number of bytes. Nothing is flushed or verified.
+    below `memory`, its disk as the tree `DISK`. `wrote` is called with each number of bytes. Nothing is verified.
 
     Raises:
         Damaged: the messages are not those of a snapshot.
+        CannotReceive: the disk is in a form that cannot be taken in here.
         StreamFailed, OSError: it cannot be written.
         Exception: what `begin`, `wrote` and `messages` raise.
     """
@@ -58,7 +62,8 @@ async def unpacked(
     manifest = _manifest(await anext(found, b""))
     place = await asyncio.to_thread(begin, manifest)
     async with AsyncExitStack() as open_files:
-        sink: _Sink | None = None
+        sink: Receiver | None = None
+        at_disk = False
         async for message in found:
             kind, content = message[:1], message[1:]
             if kind == _BYTES and sink is not None:
@@ -67,23 +72,18 @@ async def unpacked(
                 continue
             if sink is not None:
                 await sink.end()
-            if kind == _FILE and not isinstance(sink, Receiver):
+            if kind == _FILE and not at_disk:
                 sink = _Written(place / "memory" / _plain(content))
                 open_files.callback(sink.close)
-            elif kind == _DISK and not isinstance(sink, Receiver):
-                sink = await open_files.enter_async_context(btrfs_streams.receiving(place))
+            elif kind in _FORMS and not at_disk:
+                sink = await open_files.enter_async_context(streams.receiving(_FORMS[kind], place))
+                at_disk = True
             else:
                 raise Damaged("it has parts that no snapshot has")
-        if not isinstance(sink, Receiver):
+        if sink is None or not at_disk:
             raise Damaged("it has no disk")
         await sink.end()
     return manifest
-
-
-class _Sink(Protocol):
-    async def write(self, block: bytes) -> None: ...
-
-    async def end(self) -> None: ...
 
 
 class _Written:

@@ -174,10 +174,18 @@ class Pool:
             mark = Mark(
                 machine=machine, image=kind.image, isolation=kind.isolation, digests=digests, boot_id=self._boot_id
             )
-            self._marks.write(mark)
+            await self._mark(mark)
             self._warm[machine] = Warm(mark, made)
         finally:
             self._busy.discard(machine)
+
+    async def _mark(self, mark: Mark) -> None:
+        """What cannot be marked is nobody's."""
+        try:
+            self._marks.write(mark)
+        except OSError as error:
+            await self._maker.destroy(mark.machine)
+            raise MachineFailed(f"it cannot be marked: {error}") from error
 
     async def _start(self, birth: Birth) -> Machine:
         try:

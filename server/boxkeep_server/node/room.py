@@ -9,6 +9,8 @@ from typing import Final
 GIB: Final = 1 << 30
 MIB: Final = 1 << 20
 SLOT_BYTES: Final = 384 * MIB
+SPARE_DISK_BYTES: Final = 256 * MIB
+"""What stays free of the disks: below it nothing new begins there."""
 _RESERVE_LEAST: Final = 2 * GIB
 _RESERVE_SHARE: Final = 0.15
 # Shares of the reserve that are still available when each step is taken.

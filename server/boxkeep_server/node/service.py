@@ -23,7 +23,7 @@ from boxkeep_server.node.ledger import Ledger
 from boxkeep_server.node.metrics import Metrics
 from boxkeep_server.node.pauses import Pauses
 from boxkeep_server.node.pool import Kind, Pool
-from boxkeep_server.node.room import Memory, Pressure, pressure
+from boxkeep_server.node.room import SPARE_DISK_BYTES, Memory, Pressure, pressure
 from boxkeep_server.node.watch import Hints
 
 T = TypeVar("T")
@@ -66,6 +66,7 @@ class World:
     warm: Mapping[Kind, int]
     starts_at_once: int
     disk_limit: bool
+    free_disk: Callable[[], int]
     calm_s: float = CALM_S
 
 
@@ -150,7 +151,7 @@ class Service:
 
     def admits(self, taken: int) -> bool:
         """Whether this node takes another sandbox, `taken` slots being used."""
-        return taken < self._world.slots and self._pressure < Pressure.REFUSE
+        return taken < self._world.slots and self._pressure < Pressure.REFUSE and self._disks_have_room()
 
     async def adopt(self) -> Plan:
         """Go on from what the process before this one has left. What cannot be removed now is left to `sweep_once`."""
@@ -283,6 +284,9 @@ class Service:
         keys = {name: key for name in halves if (key := Key.named(name)) is not None}
         pauses = [name for name, key in keys.items() if self._ledger.get(key) is None]
         return pauses, self.checkpoints.strays([name for name in halves if name not in keys])
+
+    def _disks_have_room(self) -> bool:
+        return self._world.free_disk() >= SPARE_DISK_BYTES
 
     def _room_for_warm(self) -> bool:
         machines = self.claims.taken() + len(self.pool.owned())

@@ -1,4 +1,4 @@
-"""Snapshots on disk: directories of the pool, each of them whole once its manifest is there, and verified by it."""
+"""Snapshots on disk: directories beside the disks, each whole once its manifest is there, and verified by it."""
 
 import contextlib
 import hashlib
@@ -15,13 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from boxkeep_server.model.machines import Key, is_name, names_of
 from boxkeep_server.model.node_api import Id, Role, Snapshot
-from boxkeep_server.node import btrfs, durable
+from boxkeep_server.node import durable
 from boxkeep_server.node.disks import Disks
+from boxkeep_server.node.volumes import ARRIVING, DISK
 
 _log = logging.getLogger(__name__)
 
 _MANIFEST: Final = "manifest.json"
-_DISK: Final = "disk"
 _MEMORY: Final = "memory"
 _MARK: Final = "written"
 _BLOCK: Final = 8 << 20
@@ -65,7 +65,7 @@ class Snapshots:
 
     def disk(self, name: str) -> Path:
         """Where a snapshot's disk is."""
-        return self._path(name) / _DISK
+        return self._path(name) / DISK
 
     def memory(self, name: str) -> Path:
         """The directory of a snapshot's memory."""
@@ -97,7 +97,9 @@ class Snapshots:
         path = self._path(name)
         self._remove(path)
         (path / _MEMORY).mkdir(mode=0o700, parents=True)
-        btrfs.write_in_place(path / _MEMORY)  # we keep sums of our own; to compress it takes longer than to write it
+        self._disks.volume.write_plainly(
+            path / _MEMORY
+        )  # we keep sums of our own; to compress it takes longer than to write it
 
     def begun(self, name: str) -> bool:
         """Whether there is anything of a snapshot."""
@@ -112,14 +114,13 @@ class Snapshots:
 
     def flush(self) -> None:
         """Have what was written until now on the device."""
-        self._disks.flush()
+        self._disks.volume.flush()
 
     def take_disk(self, name: str, machine: str) -> int:
         """Keep the disk of a machine that stands still, on the device; how many bytes it refers to."""
-        path = self._path(name)
-        self._disks.forget(path, _DISK)
-        self._disks.keep(machine, path, _DISK)
-        return self._disks.referenced(path / _DISK)
+        self._disks.volume.remove(self.disk(name))
+        self._disks.keep(machine, self.disk(name))
+        return self._disks.volume.size(self.disk(name))
 
     def sum_memory(self, name: str) -> dict[str, FileSum]:
         """The sums of the files of memory, all of them on the device."""
@@ -148,7 +149,7 @@ class Snapshots:
             Damaged
         """
         disk = self.disk(name)
-        if not (disk.is_dir() and btrfs.is_subvolume(disk) and (disk / "upper").is_dir()):
+        if not (self._disks.volume.is_whole(disk) and (disk / "upper").is_dir()):
             raise Damaged("its disk is gone")
         paths = sorted(self.memory(name).iterdir()) if manifest.memory else []
         if {path.name for path in paths} != set(manifest.memory):
@@ -208,7 +209,8 @@ class Snapshots:
         with contextlib.suppress(FileNotFoundError):
             (path / _MANIFEST).unlink()
             durable.flush_directory(path)
-        self._disks.forget(path, _DISK)
+        for tree in (DISK, ARRIVING):
+            self._disks.volume.remove(path / tree)
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(path)
 

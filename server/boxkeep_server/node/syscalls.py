@@ -25,6 +25,8 @@ MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
 MS_NOEXEC: Final = 8
+MS_REMOUNT: Final = 32
+MS_NOATIME: Final = 1024
 MS_BIND: Final = 4096
 MS_REC: Final = 16384
 MS_PRIVATE: Final = 1 << 18
@@ -132,6 +134,15 @@ def open_beneath(directory: int, path: str, flags: int, mode: int = 0) -> int:
         RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV,
     )
     return _checked(_libc.syscall(_OPENAT2, directory, _bytes(path), how, len(how)), "openat2", path)
+
+
+def sync_file_system(path: str | Path) -> None:
+    """syncfs(2): all that was written to the file system of a directory is on its device when this returns."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _checked(_libc.syncfs(descriptor), "syncfs", path)
+    finally:
+        os.close(descriptor)
 
 
 def become_subreaper() -> None:

@@ -63,6 +63,7 @@ def whole(
         "humanHandoff": None,
         "artifacts": kept(artifacts),
         "pauseKeeps": sandbox.pause_keeps,
+        "diskLimit": sandbox.disk_limit,
         "pauseDurability": _durability(sandbox.kept_in_store) if sandbox.status is Status.PAUSED else None,
         "pausedAt": sandbox.paused_at,
         "fromCheckpoint": sandbox.from_checkpoint,

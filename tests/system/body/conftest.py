@@ -10,10 +10,11 @@ from tests.system.body.rooms import Room
 
 
 @pytest.fixture(scope="package")
-def opened_room() -> Iterator[Room]:
+def opened_room(request: pytest.FixtureRequest) -> Iterator[Room]:
+    """A room whose disks are a pool, or what the test has for its parameter."""
     with tempfile.TemporaryDirectory(prefix="boxkeep-room-", dir="/var/tmp") as directory:
         Path(directory).chmod(0o755)
-        room = Room(Path(directory))
+        room = Room(Path(directory), disks=getattr(request, "param", "pool"))
         try:
             room.open()
             yield room
@@ -35,7 +36,7 @@ async def room(opened_room: Room) -> AsyncIterator[Room]:
 
 @pytest.fixture
 def directory(opened_room: Room, request: pytest.FixtureRequest) -> Path:
-    """A directory in the pool for what a test keeps there."""
-    path: Path = opened_room.disks.pool / request.node.name.replace("[", "-").rstrip("]")
+    """A directory beside the disks for what a test keeps there."""
+    path: Path = opened_room.disks.volume.mount / request.node.name.replace("[", "-").rstrip("]")
     path.mkdir()
     return path

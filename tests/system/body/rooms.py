@@ -14,14 +14,16 @@ from pathlib import Path
 
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Isolation
-from boxkeep_server.node import btrfs
+from boxkeep_server.node.btrfs_pool import BtrfsPool
 from boxkeep_server.node.cgroups import Cgroups, layout
 from boxkeep_server.node.disks import Disks
 from boxkeep_server.node.machines import Machines
 from boxkeep_server.node.mountspace import MountSpace, mounts
 from boxkeep_server.node.oci import Ceilings, Host
 from boxkeep_server.node.parts import Guest, MachineSpec, Parts
+from boxkeep_server.node.plain_directory import PlainDirectory
 from boxkeep_server.node.probes import find_runc, find_runsc
+from boxkeep_server.node.volumes import Volume
 from tests.ingredients import CACHE, base_tree, runsc_binary
 from tests.instances import OWN
 
@@ -145,17 +147,17 @@ def _binary(name: str) -> Path:
 class Room:
     """An instance of the body below `directory`."""
 
-    def __init__(self, directory: Path, first_index: int = 1) -> None:
+    def __init__(self, directory: Path, first_index: int = 1, disks: str = "pool") -> None:
         self._first_index = first_index
         self.lib = directory / "lib"
         self.run = directory / "run"
         self.space = MountSpace(self.run)
-        self.disks = Disks(self.lib / "pool.img", self.run / "pool")
+        self.disks = Disks(self._volume(disks))
         self.cgroups = Cgroups(layout(Path("/proc/mounts").read_text()), f"boxkeep-{INSTANCE}")
 
     def open(self) -> None:
         self.space.enter()
-        self.disks.open(8 * GIB)
+        self.disks.open()
         self.cgroups.open(8 * GIB)
         self.image = self._image()
         self.links = DirectLinks()
@@ -196,7 +198,7 @@ class Room:
 
     def close(self) -> None:
         self.cgroups.close()
-        self.disks.close()
+        self.disks.volume.close()
         self.space.leave()
         self.space.destroy()
 
@@ -205,10 +207,15 @@ class Room:
         wanted = replace(limits, **ceilings)
         return MachineSpec(new_id(), isolation, self.image, wanted, "box", secrets.token_hex(32))
 
+    def _volume(self, kind: str) -> Volume:
+        if kind == "pool":
+            return BtrfsPool(self.lib / "pool.img", self.run / "pool", 8 * GIB)
+        return PlainDirectory(self.lib / "disks", self.run / "pool")
+
     def _image(self) -> Image:
         tree = self.disks.images / "base"
         if not tree.exists():
-            btrfs.create_subvolume(self.disks.images, "base")
+            self.disks.volume.create(tree)
             subprocess.run(["cp", "-a", f"{base_tree()}/.", tree], check=True)
         return Image("base", "base", tree)
 

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from boxkeep_server.node.parts import Origin
 from boxkeep_server.node.tails import TAIL_BYTES
 from tests.system.body.rooms import ISOLATIONS, Room, ask, call, eventually
 
+pytestmark = pytest.mark.parametrize("opened_room", ["pool", "directory"], indirect=True, scope="package")
 both = pytest.mark.parametrize("isolation", ISOLATIONS)
 
 
@@ -33,7 +36,7 @@ async def test_a_disk_moves_between_isolations(
         machine.address, "sh", "-c", "echo kept > /workspace/file; chown 1000:1000 /workspace/file; rm /etc/issue"
     )
     await room.machines.freeze(machine.id)
-    room.disks.keep(machine.id, directory, "disk")
+    room.disks.keep(machine.id, directory / "disk")
     await room.machines.destroy(machine.id)
     other = await room.machines.start(replace(room.spec(second), origin=Origin(directory / "disk")))
     line = (
@@ -54,12 +57,28 @@ async def test_symlinks_in_the_place_of_mount_points_lead_nowhere(
     outside.mkdir()
     for name in (".boxkeep", "dev", "proc", "workspace", "etc", "tmp"):
         (upper / name).symlink_to(outside)
-    room.disks.keep(disk.name, directory, "disk")
+    room.disks.keep(disk.name, directory / "disk")
     other = await room.machines.start(replace(room.spec(isolation), origin=Origin(directory / "disk")))
     assert list(outside.iterdir()) == []
     assert await ask(other.address, "hostname") == (0, "box\n")
     _, said = await ask(other.address, "stat", "-c", "%F", "/.boxkeep", "/dev", "/proc", "/etc")
     assert set(said.splitlines()) == {"directory"}
+
+
+@both
+async def test_trees_in_the_place_of_our_files_may_be_as_deep_as_they_like(
+    room: Room, directory: Path, isolation: Isolation
+) -> None:
+    disk = room.disks.create(new_id(), 1 << 30)
+    for name in ("etc/resolv.conf", ".boxkeep/boot.json"):
+        (disk / "upper" / name).mkdir(parents=True)
+        script = "import os\nfor _ in range(1100): os.mkdir('d'); os.chdir('d')"
+        subprocess.run([sys.executable, "-c", script], cwd=disk / "upper" / name, check=True)
+    room.disks.keep(disk.name, directory / "disk")
+    room.disks.delete(disk.name)
+    machine = await room.machines.start(replace(room.spec(isolation), origin=Origin(directory / "disk")))
+    assert (await ask(machine.address, "cat", "/etc/resolv.conf"))[1].startswith("nameserver ")
+    room.disks.volume.remove(directory / "disk")
 
 
 @both
@@ -99,7 +118,10 @@ async def test_what_a_command_writes_is_on_the_disk_before_its_file_is_closed(ro
     await eventually(said)
 
 
-async def test_the_pool_is_out_of_reach_of_other_accounts(room: Room) -> None:
-    assert room.disks.pool.stat().st_mode & 0o777 == 0o700
-    assert not os.path.ismount(f"/proc/1/root{room.disks.pool}")
-    assert (room.lib / "pool.img").stat().st_mode & 0o777 == 0o600
+async def test_disks_are_out_of_reach_of_other_accounts(room: Room) -> None:
+    mount = room.disks.volume.mount
+    assert mount.stat().st_mode & 0o777 == 0o700
+    assert not os.path.ismount(f"/proc/1/root{mount}")
+    assert os.statvfs(mount).f_flag & (os.ST_NOSUID | os.ST_NODEV) == os.ST_NOSUID | os.ST_NODEV
+    (place,) = (path for path in (room.lib / "pool.img", room.lib / "disks") if path.exists())
+    assert place.stat().st_mode & 0o077 == 0

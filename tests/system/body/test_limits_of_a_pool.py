@@ -23,20 +23,20 @@ def disks(room: Room) -> Disks:
 
 
 def test_the_limits_are_tried(disks: Disks) -> None:
-    assert disks.limits_hold()
-    assert disks.limits_hold()
-    assert not (disks.pool / ".probe").exists()
+    assert disks.volume.limits_hold()
+    assert disks.volume.limits_hold()
+    assert not (disks.volume.mount / ".probe").exists()
 
 
 def test_limits_hold_again_after_the_kernel_has_lost_count(disks: Disks) -> None:
     lose_count(disks)
     assert overrun(disks), "the kernel has not lost count, so this shows nothing"
     deadline = time.monotonic() + WITHIN_S
-    while not disks.mend_limits():
+    while not disks.volume.mend_limits():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert not overrun(disks)
-    assert disks.limits_hold()
+    assert disks.volume.limits_hold()
 
 
 def test_the_kernel_counts_on_when_a_large_disk_is_deleted(disks: Disks) -> None:
@@ -49,7 +49,7 @@ def overrun(disks: Disks) -> bool:
     try:
         for number in range(2 * LIMIT // PIECE):
             (disk / "upper" / f"{number}").write_bytes(os.urandom(PIECE))
-            btrfs.commit(disks.pool)
+            btrfs.commit(disks.volume.mount)
     except OSError as error:
         if error.errno != errno.EDQUOT:
             raise
@@ -66,17 +66,17 @@ def lose_count(disks: Disks) -> None:
     shared = disks.create(new_id(), 1 << 30)
     for number in range(2000):
         (shared / "upper" / f"{number}").write_bytes(b"x" * 1000)
-    btrfs.commit(disks.pool)
-    disks.keep(shared.name, disks.pool, "twin")
-    btrfs.delete_subvolume(disks.pool, "twin")
+    btrfs.commit(disks.volume.mount)
+    disks.keep(shared.name, disks.volume.mount / "twin")
+    btrfs.delete_subvolume(disks.volume.mount, "twin")
     deadline = time.monotonic() + WITHIN_S
-    while btrfs.quota_counts(disks.pool):
+    while btrfs.quota_counts(disks.volume.mount):
         assert time.monotonic() < deadline, "the kernel goes on counting"
-        btrfs.commit(disks.pool)
+        btrfs.commit(disks.volume.mount)
         time.sleep(0.05)
     disks.delete(shared.name)
     threshold(disks).write_text(before)
 
 
 def threshold(disks: Disks) -> Path:
-    return btrfs.sysfs(disks.pool) / "qgroups/drop_subtree_threshold"
+    return btrfs.sysfs(disks.volume.mount) / "qgroups/drop_subtree_threshold"

@@ -21,6 +21,7 @@ from boxkeep_server.node.machines import Machines
 from boxkeep_server.node.network import Network
 from boxkeep_server.node.oci import Ceilings, Host
 from boxkeep_server.node.parts import Guest, Parts
+from boxkeep_server.node.plain_directory import PlainDirectory
 from boxkeep_server.node.records import Machine
 from tests.system.network.world import OTHER_PUBLIC, PUBLIC, Box, Listeners, boxed, dial, errno_of, inside, rules
 
@@ -194,7 +195,7 @@ def record(box: Box) -> Machine:
 
 def bodies_on(network: Network, directory: Path) -> Bodies:
     """Machines on a network, of which nothing but the network is there."""
-    disks = Disks(directory / "pool.img", directory / "pool")
+    disks = Disks(PlainDirectory(directory / "disks", directory / "mounted"))
     cgroups = Cgroups(layout(Path("/proc/mounts").read_text()), "boxkeep-hnet")
     parts = Parts(
         disks=disks,

@@ -269,6 +269,7 @@ class Place:
                 region=None if facts is None else facts.region,
                 isolation=claim.isolation,
                 pause_keeps=None if can is None else can.pause_keeps,
+                disk_limit=None if facts is None else facts.disk_limit,
                 started_at=sandbox.started_at or now,
                 ready_at=now,
                 expires_at=now + sandbox.window_ms,

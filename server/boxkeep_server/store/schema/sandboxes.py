@@ -63,6 +63,7 @@ sandboxes = sa.Table(
     sa.Column("image", sa.String(32), nullable=False, server_default=""),
     sa.Column("sides", sa.Text),
     sa.Column("kept_sides", sa.Text),
+    sa.Column("disk_limit", sa.Boolean),
     sa.ForeignKeyConstraint(["organisation"], ["organisations.id"]),
     sa.CheckConstraint(among("status", Status), name="status"),
     sa.CheckConstraint("status <> 'paused' OR kept_epoch IS NOT NULL", name="paused_is_kept"),

@@ -145,6 +145,10 @@ class SandboxShape(ListedShape):
     pause_keeps: Literal["memory", "files"] | None = Field(
         description="What a pause keeps, or kept: processes with their memory, or files alone."
     )
+    disk_limit: bool | None = Field(
+        description="Whether its disk stops at its ceiling. Where it does not, on hosts without btrfs, it may grow "
+        "until the node's disk is full for everybody there. Null before it was ready."
+    )
     pause_durability: Literal["node", "store"] | None = Field(
         description="Where what is kept of a paused sandbox is durable; null unless it is paused."
     )

@@ -1,4 +1,4 @@
-"""Images in a pool: taken up whole, each over its parent, and let go of when nothing needs them."""
+"""Images on each kind of volume: taken up whole, each over its parent, and let go of when nothing needs them."""
 
 import os
 import subprocess
@@ -11,18 +11,37 @@ from boxkeep_server.model.images import Layers
 from boxkeep_server.node import btrfs
 from boxkeep_server.node.images import UNUSED_S, Images, archive_of
 from boxkeep_server.node.layers import BadLayer
+from boxkeep_server.node.plain_directory import PlainDirectory
+from boxkeep_server.node.volumes import Trees
 from tests.layered import add_layer, publish
 from tests.system.body.rooms import Room
 
 
+@pytest.fixture(params=["pool", "directory"])
+def trees(request: pytest.FixtureRequest) -> Trees:
+    if request.param == "pool":
+        volume: Trees = request.getfixturevalue("room").disks.volume
+        return volume
+    return PlainDirectory(request.getfixturevalue("tmp_path"), request.getfixturevalue("tmp_path"))
+
+
 @pytest.fixture
-def pool(room: Room) -> Iterator[Path]:
-    made = room.disks.pool / "other-images"
+def pool(room: Room, trees: Trees, tmp_path: Path) -> Iterator[Path]:
+    """Where the images lie."""
+    top = room.disks.volume.mount if trees is room.disks.volume else tmp_path
+    made = top / "other-images"
     made.mkdir()
     yield made
     for image in made.iterdir():
-        btrfs.delete_subvolume(made, image.name)
+        trees.remove(image)
     made.rmdir()
+
+
+@pytest.fixture
+def archives(tmp_path: Path) -> Path:
+    made = tmp_path / "archives"
+    made.mkdir()
+    return made
 
 
 def of_one(archives: Path, word: str) -> Layers:
@@ -39,12 +58,14 @@ def lying(*images: Layers) -> set[str]:
     return layers | {one.digest for image in images for one in image.line}
 
 
-def test_an_image_goes_when_neither_it_is_current_nor_a_machine_has_it(pool: Path, tmp_path: Path) -> None:
-    images = Images(pool, tmp_path)
-    old = of_one(tmp_path, "old")
+def test_an_image_goes_when_neither_it_is_current_nor_a_machine_has_it(
+    trees: Trees, pool: Path, archives: Path
+) -> None:
+    images = Images(trees, pool, archives)
+    old = of_one(archives, "old")
     assert images.refresh()
     assert images.remove_unused(set(), 0) == images.remove_unused(set(), 2 * UNUSED_S) == 0
-    new = of_one(tmp_path, "new")
+    new = of_one(archives, "new")
     assert images.refresh()
     assert (images.all()["base"].root / "word").read_text() == "new"
     assert images.remove_unused({old.digest}, 3 * UNUSED_S) == 0
@@ -56,17 +77,17 @@ def test_an_image_goes_when_neither_it_is_current_nor_a_machine_has_it(pool: Pat
     assert names(pool) == lying(new)
 
 
-def test_nothing_goes_while_the_new_version_is_not_in_place(pool: Path, tmp_path: Path) -> None:
-    images = Images(pool, tmp_path)
-    old = of_one(tmp_path, "old")
+def test_nothing_goes_while_the_new_version_is_not_in_place(trees: Trees, pool: Path, archives: Path) -> None:
+    images = Images(trees, pool, archives)
+    old = of_one(archives, "old")
     images.refresh()
-    new = of_one(tmp_path, "new")
-    archive_of(tmp_path, new.digests[0]).write_bytes(b"half")
+    new = of_one(archives, "new")
+    archive_of(archives, new.digests[0]).write_bytes(b"half")
     with pytest.raises(subprocess.CalledProcessError):
         images.refresh()
     assert images.remove_unused(set(), 0) == images.remove_unused(set(), 2 * UNUSED_S) == 0
     assert lying(old) <= names(pool)
-    fresh = Images(pool, tmp_path)
+    fresh = Images(trees, pool, archives)
     assert fresh.remove_unused(set(), 0) == fresh.remove_unused(set(), 2 * UNUSED_S) == 0
 
 
@@ -89,11 +110,13 @@ def upper(tree: Path) -> None:
 HIDDEN = [b"emptied", b"gone", b"turned", b"link"]
 
 
-def test_a_child_is_its_parent_with_the_difference_and_shares_the_space(pool: Path, tmp_path: Path) -> None:
-    first = add_layer(tmp_path, lower)
-    publish(tmp_path, "base", Layers((first,)))
-    image = publish(tmp_path, "base-more", Layers((first, add_layer(tmp_path, upper, HIDDEN))))
-    images = Images(pool, tmp_path)
+def test_a_child_is_its_parent_with_the_difference_and_shares_the_space(
+    trees: Trees, pool: Path, archives: Path
+) -> None:
+    first = add_layer(archives, lower)
+    publish(archives, "base", Layers((first,)))
+    image = publish(archives, "base-more", Layers((first, add_layer(archives, upper, HIDDEN))))
+    images = Images(trees, pool, archives)
     images.refresh()
     tree = images.all()["base-more"].root
     assert sorted(os.listdir(tree)) == ["emptied", "file", "kept", "link", "turned"]
@@ -106,36 +129,45 @@ def test_a_child_is_its_parent_with_the_difference_and_shares_the_space(pool: Pa
     below = pool / Layers((first,)).digest
     assert (below / "file").read_text() == "old"
     assert sorted(os.listdir(below)) == ["emptied", "file", "gone", "kept", "link", "turned"]
-    btrfs.commit(pool)
-    told = subprocess.run(
-        ["btrfs", "filesystem", "du", "-s", "--raw", tree], check=True, capture_output=True, text=True
-    )
-    total, exclusive = (int(word) for word in told.stdout.splitlines()[1].split()[:2])
-    assert total >= 1 << 20
-    assert exclusive < 64 << 10
+    assert exclusive(trees, below, tree) < 64 << 10
     assert images.remove_unused({image.digest}, 0) == 0
     assert names(pool) == lying(image)
 
 
-def test_what_was_cut_off_half_way_is_made_anew(pool: Path, tmp_path: Path) -> None:
-    image = publish(tmp_path, "base", Layers((add_layer(tmp_path, lower), add_layer(tmp_path, upper, HIDDEN))))
-    btrfs.create_subvolume(pool, ".half-left")
+def exclusive(trees: Trees, below: Path, tree: Path) -> int:
+    """How many bytes a tree takes that the one below it does not."""
+    if isinstance(trees, PlainDirectory):
+        counts_each_once = ["du", "--summarize", "--block-size=1", below, tree]
+        told = subprocess.run(counts_each_once, check=True, capture_output=True, text=True)
+        return int(told.stdout.splitlines()[1].split()[0])
+    btrfs.commit(tree)
+    told = subprocess.run(
+        ["btrfs", "filesystem", "du", "-s", "--raw", tree], check=True, capture_output=True, text=True
+    )
+    total, alone = (int(word) for word in told.stdout.splitlines()[1].split()[:2])
+    assert total >= 1 << 20
+    return alone
+
+
+def test_what_was_cut_off_half_way_is_made_anew(trees: Trees, pool: Path, archives: Path) -> None:
+    image = publish(archives, "base", Layers((add_layer(archives, lower), add_layer(archives, upper, HIDDEN))))
+    trees.create(pool / ".half-left")
     (pool / ".half-left/rest").touch()
-    Images(pool, tmp_path).refresh()
+    Images(trees, pool, archives).refresh()
     assert names(pool) == lying(image)
-    btrfs.delete_subvolume(pool, image.digest)
-    btrfs.create_subvolume(pool, ".half-more")
-    Images(pool, tmp_path).refresh()
+    trees.remove(pool / image.digest)
+    trees.create(pool / ".half-more")
+    Images(trees, pool, archives).refresh()
     assert names(pool) == lying(image)
 
 
 @pytest.mark.parametrize("attack", ["a file through a link", "a removal through a link", "a removal upwards", "a tree"])
-def test_a_hostile_layer_reaches_nothing_beside_its_image(pool: Path, tmp_path: Path, attack: str) -> None:
+def test_a_hostile_layer_reaches_nothing_beside_its_image(
+    trees: Trees, pool: Path, archives: Path, tmp_path: Path, attack: str
+) -> None:
     aside = tmp_path / "aside"
     aside.mkdir()
     (aside / "precious").write_text("precious")
-    archives = tmp_path / "archives"
-    archives.mkdir()
     first = add_layer(archives, lambda tree: (tree / "way").symlink_to(aside))
 
     def fill(tree: Path) -> None:
@@ -150,6 +182,6 @@ def test_a_hostile_layer_reaches_nothing_beside_its_image(pool: Path, tmp_path: 
     second = add_layer(archives, fill, removed.get(attack, []))
     publish(archives, "base", Layers((first, second)))
     with pytest.raises((BadLayer, subprocess.CalledProcessError)):
-        Images(pool, archives).refresh()
+        Images(trees, pool, archives).refresh()
     assert (aside / "precious").read_text() == "precious"
     assert not (pool / Layers((first, second)).digest).exists()
