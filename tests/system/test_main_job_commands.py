@@ -204,15 +204,19 @@ def test_two_hundred_commands_at_once_each_get_their_own_answer(sandbox: Sandbox
 
 
 def test_two_hundred_commands_that_all_run_at_once_all_end(sandbox: Sandbox) -> None:
-    sandbox.run("rm -f gate && mkfifo gate")
+    sandbox.run("rm -rf gate at; mkfifo gate; mkdir at")
+    holding = sandbox.background("exec 3<>gate; exec sleep 600")
+    line = "exec 4<gate; : >at/$$; cat <&4; echo through"
     with ThreadPoolExecutor(50) as pool:
-        processes = list(pool.map(lambda _: sandbox.background("cat gate; echo through"), range(200)))
+        processes = list(pool.map(lambda _: sandbox.background(line), range(200)))
     assert len(set(processes)) == 200
     assert {sandbox.process(process)["state"] for process in processes[::20]} == {"running"}
-    opened = sandbox.background("exec sleep 600 > gate")
-    sandbox.post("/processes/signal", processId=opened, signal="TERM")
+    eventually("all to be at the gate", lambda: sandbox.run("ls at | wc -l") == "200\n", 120, 0.5)
+    sandbox.post("/processes/signal", processId=holding, signal="TERM")
     with ThreadPoolExecutor(50) as pool:
-        assert {answer["exitCode"] for answer in pool.map(sandbox.wait, processes)} == {0}
+        assert {
+            (answer["outcome"], answer["exitCode"], answer["reason"]) for answer in pool.map(sandbox.wait, processes)
+        } == {("exited", 0, None)}
     assert {item["processId"] for item in sandbox.processes()} >= set(processes)
 
 
