@@ -119,13 +119,13 @@ class Keeper:
         wanted = self._can_remember(subject.isolation)
         memory = wanted and await asyncio.to_thread(self.snapshots.written, name, boot_id())
         summing = self.snapshots.sum_memory if memory else self._without_memory
-        sums, disk_bytes = await asyncio.gather(
+        sums, _ = await asyncio.gather(
             asyncio.to_thread(summing, name), asyncio.to_thread(self.snapshots.take_disk, name, subject.machine)
         )
         laps.append(time.perf_counter())
         stood_ms = int((laps[-1] - laps[0]) * 1000)
         lost = why_lost if wanted and not memory else None
-        snapshot = await self._seal(subject, None, sums=sums, disk_bytes=disk_bytes, lost=lost, stood_ms=stood_ms)
+        snapshot = await self._seal(subject, None, sums=sums, lost=lost, stood_ms=stood_ms)
         laps.append(time.perf_counter())
         _log.info("machine %s is kept: %s", subject.machine, told(laps, _LAPS))
         return snapshot
@@ -140,12 +140,13 @@ class Keeper:
         checkpoint: str | None,
         *,
         sums: dict[str, FileSum],
-        disk_bytes: int,
         lost: str | None,
         stood_ms: int,
     ) -> Snapshot:
         """Make whole what was taken: with memory where there are sums of it."""
         key = subject.key
+        name = key.name if checkpoint is None else checkpoint_name(checkpoint, key.role)
+        disk_bytes = await asyncio.to_thread(self.snapshots.disk_bytes, name)
         snapshot = Snapshot(
             sandbox=key.sandbox,
             epoch=key.epoch,
@@ -169,7 +170,7 @@ class Keeper:
             secret=subject.secret,
             memory=sums,
         )
-        await asyncio.to_thread(self.snapshots.seal, snapshot.name, manifest)
+        await asyncio.to_thread(self.snapshots.seal, name, manifest)
         return snapshot
 
     def _without_memory(self, name: str) -> dict[str, FileSum]:
@@ -193,13 +194,11 @@ class Keeper:
             async with self._standing(machine if alive else None, halted=remembered is not None):
                 if remembered is not None:
                     await self.machines.write_memory(remembered, self.snapshots.memory(name), self.snapshots.mark(name))
-                disk_bytes = await asyncio.to_thread(self.snapshots.take_disk, name, subject.machine)
+                await asyncio.to_thread(self.snapshots.take_disk, name, subject.machine)
             stood_ms = round((time.perf_counter() - began) * 1000)
             sums = await asyncio.to_thread(self.snapshots.sum_memory, name) if remembered else {}
             lost = _NO_MEMORY if memory and not sums else None
-            snapshot = await self._seal(
-                subject, checkpoint, sums=sums, disk_bytes=disk_bytes, lost=lost, stood_ms=stood_ms
-            )
+            snapshot = await self._seal(subject, checkpoint, sums=sums, lost=lost, stood_ms=stood_ms)
         _log.info("machine %s is copied; it stood still for %d ms", subject.machine, stood_ms)
         return snapshot
 

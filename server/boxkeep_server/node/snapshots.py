@@ -116,10 +116,13 @@ class Snapshots:
         """Have what was written until now on the device."""
         self._disks.volume.flush()
 
-    def take_disk(self, name: str, machine: str) -> int:
-        """Keep the disk of a machine that stands still, on the device; how many bytes it refers to."""
+    def take_disk(self, name: str, machine: str) -> None:
+        """Keep the disk of a machine that stands still, on the device."""
         self._disks.volume.remove(self.disk(name))
         self._disks.keep(machine, self.disk(name))
+
+    def disk_bytes(self, name: str) -> int:
+        """How many bytes the disk of a snapshot refers to."""
         return self._disks.volume.size(self.disk(name))
 
     def sum_memory(self, name: str) -> dict[str, FileSum]:
