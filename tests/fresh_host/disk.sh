@@ -7,7 +7,6 @@ clone=$(cd "$(dirname "$0")/../.." && pwd)
 cache=$2
 run=$3
 root=$run/root
-programs=/opt/boxkeep/main
 
 lay_over() { # HOST: what is written goes beside it
   mkdir -p "$run/upper" "$run/work" "$root"
@@ -23,14 +22,20 @@ own_ways() { # give it what this machine knows of mirrors, proxies and certifica
   done
 }
 
-boxkeep() { # the clone, its programs as `make up` installs them, and its images
-  mkdir -p "$root/root/boxkeep" "$root$programs" "$root/var/cache/images" "$root/etc/boxkeep"
-  git -C "$clone" ls-files -z | (cd "$clone" && tar -c --null -T -) | tar -x -C "$root/root/boxkeep"
+boxkeep() { # the clone, its programs as `make up` installs them, and its images, which are unpacked already
+  local programs=$root/opt/boxkeep/main
+  mkdir -p "$root/root/boxkeep" "$programs" "$root/var/cache/images" "$root/etc/boxkeep"
+  git -C "$clone" ls-files -z --cached --others --exclude-standard | (cd "$clone" && tar -c --null -T -) | tar -x -C "$root/root/boxkeep"
   cp -r "$cache/images/." "$root/var/cache/images/"
-  install -D -m 0755 "$("$clone/scripts/runtime.sh" "$cache/bin")" "$root$programs/bin/runsc"
-  HOME=/root PIP_NO_CACHE_DIR=1 PIP_CERT=/etc/ssl/certs/ca-certificates.crt chroot "$root" \
-    /root/boxkeep/scripts/venv.sh "$programs/venv" server.txt >"$run/venv.log" 2>&1 || { cat "$run/venv.log" >&2; exit 1; }
   cp "$clone/tests/fresh_host/main.toml" "$root/etc/boxkeep/"
+  install -D -m 0755 "$("$clone/scripts/runtime.sh" "$cache/bin")" "$programs/bin/runsc"
+  there /root/boxkeep/scripts/venv.sh /opt/boxkeep/main/venv server.txt
+  there env BOXKEEP_CONFIG=/etc/boxkeep/main.toml /opt/boxkeep/main/venv/bin/python /root/boxkeep/tests/fresh_host/pool.py
+}
+
+there() { # COMMAND…: run it in that Debian, by this machine's kernel
+  chroot "$root" env HOME=/root PIP_NO_CACHE_DIR=1 PIP_CERT=/etc/ssl/certs/ca-certificates.crt "$@" >"$run/there.log" 2>&1 ||
+    { cat "$run/there.log" >&2; exit 1; }
 }
 
 as_a_host() { # it has a name, gets its addresses from its network, resolves by systemd, and runs what is to be seen
@@ -40,17 +45,20 @@ as_a_host() { # it has a name, gets its addresses from its network, resolves by 
   mkdir -p "$root/etc/systemd/network"
   printf '[Match]\nName=e*\n[Network]\nDHCP=yes\nIPv6AcceptRA=yes\n' >"$root/etc/systemd/network/80-dhcp.network"
   cp "$clone/tests/fresh_host/fresh-host.service" "$root/etc/systemd/system/"
-  chroot "$root" systemctl --quiet enable systemd-networkd systemd-resolved nftables ufw docker fresh-host >/dev/null
+  there systemctl --quiet enable systemd-networkd systemd-resolved nftables ufw docker fresh-host
   # Nothing of Debian's own housekeeping beside it: on an emulated processor that takes minutes.
-  chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer >/dev/null
+  there systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer
 }
 
 lay_over "$1"
+mount --rbind /dev "$root/dev"
+mount -t proc fresh-host "$root/proc"
 own_ways
 boxkeep
 as_a_host
 cp "$root"/boot/vmlinuz-* "$run/kernel"
 cp "$root"/boot/initrd.img-* "$run/initrd"
+umount --recursive --lazy "$root/dev" "$root/proc"
 truncate -s 28G "$run/disk"
 mke2fs -q -F -t ext4 -d "$root" "$run/disk"
 umount "$root"

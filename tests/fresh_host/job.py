@@ -17,7 +17,7 @@ CGROUPS = Path("/sys/fs/cgroup/boxkeep-main")
 LIMITS = {
     "memory.max": {"536870912"},
     "memory.swap.max": {"0"},
-    "cpu.max": {"100000 100000"},
+    "cpu.max": {"50000 100000"},
     "pids.max": {"300", "4096"},
 }
 ISOLATIONS = ("runc", "runsc")
@@ -39,7 +39,7 @@ except BlockingIOError:
 '"""
 COUNT = "while sleep 0.5; do date +%s > /root/now; done"
 # The first thing that apt would fetch: by name, from a mirror.
-FETCH = r"""curl -fsS -o /dev/null "$(apt-get -qq --print-uris update | sed -n "s/^'\([^']*\)'.*/\1/p" | head -n 1)" """
+FETCH = r"""curl -fsS -o /dev/null "$(apt-get --print-uris update | sed -n "s/^'\([^']*\)'.*/\1/p" | head -n 1)" """
 
 
 def call(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
