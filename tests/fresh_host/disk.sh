@@ -50,6 +50,7 @@ as_a_host() { # it has a name, gets its addresses from its network, resolves by 
   there systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer
 }
 
+[ -e "$cache/images" ] || { echo "there are no images in $cache: tests build them there" >&2; exit 1; }
 lay_over "$1"
 mount --rbind /dev "$root/dev"
 mount -t proc fresh-host "$root/proc"

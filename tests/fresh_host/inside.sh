@@ -55,19 +55,15 @@ before() {
   job begin "the main job is done under both isolations"
   job limits "limits of memory, processors and processes hold"
   job checkpoint "checkpoints are taken of what runs"
-  job goes-out "sandboxes have egress, and leave no cgroup when they are gone"
-  systemctl restart "${units[@]}"
-  job goes-on "sandboxes went on through a restart of both units"
+  job delete "nothing is left of what is deleted"
+  job goes-out "sandboxes have egress"
+  systemctl restart nftables docker
+  ufw reload >/dev/null
+  job goes-out "and have it after nftables, docker and ufw were restarted"
   make restart
-  job goes-on "and through make restart"
   systemctl daemon-reload
   systemctl daemon-reexec
-  job goes-on "and through systemd's own reload and re-execution"
-  systemctl restart nftables
-  job goes-out "there is egress after nftables was restarted"
-  systemctl restart docker
-  ufw reload >/dev/null
-  job goes-out "and after docker and ufw were"
+  job goes-on "sandboxes went on through make restart, and through systemd's own reload and re-execution"
   job pause "one is paused, others run, and one waits for room"
   boxkeep doctor --leaks
   say "nothing leaks"

@@ -1,6 +1,8 @@
 """What a client does on a fresh host, by the standard library, step by step: job.py STEP."""
 
 import json
+import shlex
+import subprocess
 import sys
 import time
 import urllib.error
@@ -25,7 +27,13 @@ SLOTS = 3
 PATIENCE_S = 300.0
 LIVES = ("ready", "active")
 
-HOG = "python3 -c 'kept = []\nwhile True: kept.append(bytearray(20 << 20))'"
+HOG = """python3 -c '
+import time
+kept = []
+while True:
+    kept.append(bytearray(20 << 20))
+    time.sleep(0.1)
+'"""
 SPIN = "for i in 1 2; do timeout 3 sh -c 'while :; do :; done' & done; wait; true"
 CROWD = """python3 -c '
 import os, time
@@ -38,8 +46,6 @@ except BlockingIOError:
     print("full")
 '"""
 COUNT = "while sleep 0.5; do date +%s > /root/now; done"
-# The first thing that apt would fetch: by name, from a mirror.
-FETCH = r"""curl -fsS -o /dev/null "$(apt-get --print-uris update | sed -n "s/^'\([^']*\)'.*/\1/p" | head -n 1)" """
 
 
 def call(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -119,6 +125,12 @@ def counts(sandbox: str) -> None:
     until("the count to go on", lambda: run(sandbox, "cat /root/now") != before)
 
 
+def mirror() -> str:
+    """The first address that apt fetches on this host."""
+    listed = subprocess.run(["apt-get", "--print-uris", "update"], check=True, capture_output=True, text=True).stdout
+    return listed.split("'")[1]
+
+
 def begun() -> dict[str, str]:
     """The sandboxes of `begin`, by isolation."""
     made: dict[str, str] = json.loads(STATE.read_text())
@@ -176,11 +188,18 @@ def goes_on() -> None:
 
 def goes_out() -> None:
     """Names are resolved, and the host's mirror answers, through whatever firewall the host has."""
+    asked = f"curl -fsS -m 20 -o /dev/null {shlex.quote(mirror())}"
     for isolation in ISOLATIONS:
-        sandbox = created(isolation)
-        until("egress", lambda s=sandbox: ended(s, FETCH)["exitCode"] == 0)
-        assert "127." not in run(sandbox, "cat /etc/resolv.conf")
-        deleted(sandbox)
+        sandbox = begun()[isolation]
+        if lives(sandbox):
+            until("egress", lambda s=sandbox: ended(s, asked)["exitCode"] == 0)
+            assert "127." not in run(sandbox, "cat /etc/resolv.conf")
+
+
+def delete() -> None:
+    """Nothing is left of what is deleted, and nothing of it is in the way of what is made next."""
+    for isolation in ISOLATIONS:
+        deleted(created(isolation))
 
 
 def pause() -> None:
@@ -215,9 +234,13 @@ STEPS = {
     "checkpoint": checkpoint,
     "goes-on": goes_on,
     "goes-out": goes_out,
+    "delete": delete,
     "pause": pause,
     "after-reboot": after_reboot,
 }
 
 if __name__ == "__main__":
-    STEPS[sys.argv[1]]()
+    try:
+        STEPS[sys.argv[1]]()
+    except urllib.error.HTTPError as refused:
+        raise SystemExit(f"{refused.url}: {refused} {refused.read(1000).decode()}") from refused
