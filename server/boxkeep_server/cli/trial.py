@@ -1,6 +1,7 @@
 """`boxkeep try`: one sandbox of each runtime under each isolation runs a line of code, as a client would have it."""
 
 import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -70,7 +71,8 @@ def trial(
         fail(f"the key cannot be read: {error}")
     isolations = [one.subject for one in examine_runtimes(read.node.isolations) if one.verdict == "ok"]
     kinds = [(runtime, isolation) for isolation in isolations for runtime in RUNTIMES]
-    with ThreadPoolExecutor(len(kinds) or 1) as threads:
+    # As many at once as there are processors: a slow host would have none of them up in its time.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
         seen = list(threads.map(lambda kind: _said(caller, *kind), kinds))
     for (runtime, isolation), (_, said) in zip(kinds, seen, strict=True):
         typer.echo(f"  {runtime:7} under {isolation:6} {said}")
