@@ -28,7 +28,7 @@ check() {
   say "format, lint, types, imports"
   ruff format --check -q .
   ruff check -q .
-  mypy server sdk
+  mypy server sdk tests
   (cd guest && mypy boxkeep_guest boxkeep_desktop boxkeep_agent boxkeep_tools)
   lint-imports
   say "generated files and documents"

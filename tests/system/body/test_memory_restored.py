@@ -25,7 +25,7 @@ async def kept(room: Room, machine: Machine, directory: Path) -> Origin:
     await room.machines.stop(machine.id)
     assert (directory / "mark").read_text() == boot_id()
     await room.machines.stop(machine.id)
-    room.disks.keep(machine.id, directory, "disk")
+    room.disks.keep(machine.id, directory / "disk")
     memory = MemoryImage(directory / "memory", room.parts.guest.tree, machine.born_as, 0, machine.secret)
     return Origin(directory / "disk", memory)
 
