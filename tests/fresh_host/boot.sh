@@ -6,7 +6,8 @@ set -euo pipefail
 emulator=$1
 run=$2
 # An emulated processor is slow, and slower beside other work. Its clock counts instructions, one a nanosecond, and so is as
-# slow: a second there has room for what it has room for on an ordinary host, and limits in seconds mean the same.
+# slow: a second there has room for what it has room for on an ordinary host, and limits in seconds mean the same. With two
+# processors that clock has not come through a boot.
 speed=(-accel tcg,thread=single,tb-size=1024 -icount shift=0,sleep=on -cpu max,la57=off)
 [ -z "${FRESH_KVM:-}" ] || speed=(-accel kvm -cpu host)
 
