@@ -15,7 +15,7 @@ mount --rbind /dev "$emulator/dev"
 mount --bind "$run" "$emulator/mnt"
 rm -f "$emulator/etc/resolv.conf"
 cp -L /etc/resolv.conf "$emulator/etc/resolv.conf"
-exec chroot "$emulator" qemu-system-x86_64 "${speed[@]}" -machine q35 -smp 1 -m 5G -nographic -no-user-config \
+exec chroot "$emulator" qemu-system-x86_64 "${speed[@]}" -rtc base=utc,clock=vm -machine q35 -smp 1 -m 5G -nographic -no-user-config \
   -kernel /mnt/kernel -initrd /mnt/initrd \
   -append "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=yes mitigations=off" \
   -drive file=/mnt/disk,if=virtio,format=raw,cache=unsafe,discard=unmap -nic user,model=virtio-net-pci
