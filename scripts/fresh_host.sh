@@ -8,7 +8,7 @@
 #
 # All is of this machine's own mirrors, and what is the same for every run is kept in $TEST_CACHE/fresh-host. Boxkeep's
 # programs and images are put there from here, as an emulated machine would take hours to build them. Emulated, a run takes
-# a quarter of an hour of one processor.
+# some twenty minutes of one processor. What comes after the reboot has not been seen through yet.
 set -euo pipefail
 
 clone=$(cd "$(dirname "$0")/.." && pwd)
