@@ -7,7 +7,8 @@
 #   FRESH_KVM      if set, the machine runs by /dev/kvm, where that starts guests; else it is emulated
 #
 # All is of this machine's own mirrors, and what is the same for every run is kept in $TEST_CACHE/fresh-host. Boxkeep's
-# programs and images are put there from here, as an emulated machine would take hours to build them.
+# programs and images are put there from here, as an emulated machine would take hours to build them. Emulated, a run takes
+# some twenty minutes of one processor. What comes after the reboot has not been seen through yet.
 set -euo pipefail
 
 clone=$(cd "$(dirname "$0")/.." && pwd)

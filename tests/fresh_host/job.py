@@ -142,6 +142,15 @@ def machines() -> list[Path]:
     return [one for one in CGROUPS.iterdir() if one.is_dir()]
 
 
+def bounded() -> None:
+    """Every machine's processes are in its cgroup, which has its limits."""
+    until("others to be gone", lambda: len(machines()) == len(ISOLATIONS))
+    for cgroup in machines():
+        assert (cgroup / "cgroup.procs").read_text().split(), f"nothing runs in {cgroup}"
+        for file, values in LIMITS.items():
+            assert (cgroup / file).read_text().strip() in values, f"{cgroup / file}: {(cgroup / file).read_text()}"
+
+
 def begin() -> None:
     """Under each isolation: code, a file, and something that goes on counting."""
     made: dict[str, str] = {}
@@ -155,12 +164,8 @@ def begin() -> None:
 
 
 def limits() -> None:
-    """Every machine's cgroup has its limits and its processes, and who passes a limit is told; the sandbox goes on."""
-    until("others to be gone", lambda: len(machines()) == len(ISOLATIONS))
-    for cgroup in machines():
-        assert (cgroup / "cgroup.procs").read_text().split(), f"nothing runs in {cgroup}"
-        for file, values in LIMITS.items():
-            assert (cgroup / file).read_text().strip() in values, f"{cgroup / file}: {(cgroup / file).read_text()}"
+    """Who passes a limit is told, and the sandbox goes on."""
+    bounded()
     for sandbox in begun().values():
         assert (hog := ended(sandbox, HOG))["outcome"] == "out_of_memory", hog
         run(sandbox, SPIN)
@@ -179,11 +184,12 @@ def checkpoint() -> None:
 
 
 def goes_on() -> None:
-    """What was begun still counts."""
+    """What was begun still counts, within its limits."""
     for sandbox in begun().values():
         until("the API", lambda s=sandbox: bool(seen(s)))
         assert lives(sandbox), seen(sandbox)
         counts(sandbox)
+    bounded()
 
 
 def goes_out() -> None:
