@@ -93,10 +93,10 @@ class DevTools:
         chromium = self._chromium()
         path = target.partition("?")[0]
         if chromium is None or self._mode == "human":
-            await client.close(_TRY_AGAIN, _AWAY if chromium is None else BUSY)
+            await client.turn_away(_TRY_AGAIN, _AWAY if chromium is None else BUSY)
             return
         if path not in _WHOLE and not _SOCKET.fullmatch(path):
-            await client.close(1008, "There is no such target")
+            await client.turn_away(1008, "There is no such target")
             return
         browser = await self._browser(client, chromium, path)
         self._open.add(client)
@@ -112,7 +112,7 @@ class DevTools:
         try:
             return await Socket.connect(chromium.port, chromium.path if path in _WHOLE else path)
         except SocketClosed:
-            await client.close(1008, "There is no such target")
+            await client.turn_away(1008, "There is no such target")
             raise
 
     async def _inward(self, client: Socket, browser: Socket) -> None:

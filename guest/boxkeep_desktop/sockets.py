@@ -1,6 +1,7 @@
 """WebSockets over the event loop's streams: whole messages, either side."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,6 +22,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 _BLOCK: Final = 256 << 10
 _MOST: Final = 128 << 20
 _OPEN_S: Final = 10.0
+_HEARD_S: Final = 2.0
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -106,6 +108,20 @@ class Socket:
             pass
         finally:
             self._writer.close()
+
+    async def turn_away(self, code: int, reason: str) -> None:
+        """Say why it is over to who may be speaking already, and drop it once that was heard. Nobody else may receive.
+
+        Dropped at once, what the other side has just sent would have the kernel reset the connection, and the reason
+        would be lost with it.
+        """
+        with contextlib.suppress(LocalProtocolError, OSError, TimeoutError):
+            async with asyncio.timeout(_HEARD_S):
+                self._writer.write(self._protocol.send(CloseConnection(code, reason)))
+                self._writer.write_eof()
+                while await self._reader.read(_BLOCK):
+                    pass
+        self._writer.close()
 
     async def _accepted(self) -> None:
         while True:

@@ -163,7 +163,7 @@ def _end_the_machine(box: Sandbox, isolation: str) -> None:
 def test_a_machines_death_is_told_and_its_commands_have_an_outcome(api: Api) -> None:
     box = api.ready(runtime="base", isolation="runc")
     process = box.background("echo last words; exec sleep 602")
-    (sleeper,) = eventually("it to be seen", lambda: on_host("sleep 602"), 10)
+    (sleeper,) = eventually("it to be seen", lambda: on_host("sleep 602") or None, 10)
     eventually("its output", lambda: box.output(process) == b"last words\n", 10)
     parent = next(
         int(line.split()[1])
@@ -180,7 +180,7 @@ def test_a_machines_death_is_told_and_its_commands_have_an_outcome(api: Api) -> 
 def test_runc_maps_root_to_an_ordinary_user_of_the_host(api: Api) -> None:
     with fresh(api, runtime="base", isolation="runc") as box:
         box.background("exec sleep 603")
-        (sleeper,) = eventually("it to be seen", lambda: on_host("sleep 603"), 10)
+        (sleeper,) = eventually("it to be seen", lambda: on_host("sleep 603") or None, 10)
         status = Path(f"/proc/{sleeper}/status").read_text().splitlines()
         uids = next(line for line in status if line.startswith("Uid")).split()[1:]
         assert all(int(uid) >= 65536 for uid in uids), uids
