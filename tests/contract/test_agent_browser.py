@@ -2,7 +2,6 @@
 
 import base64
 import re
-import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -439,25 +438,6 @@ def test_while_a_person_drives_nothing_is_done_and_then_it_goes_on(tools: Tools,
             assert "A person is in control" in tools.refused(name, **arguments)
         behind.hand_over("ai")
         assert "Sign in" in tools.done("browser_read")
-
-
-def test_who_speaks_before_being_turned_away_hears_why(behind: Behind) -> None:
-    """As clients do that know what they want: their first calls are under way when the door says no."""
-    behind.hand_over("human")
-    hello = (
-        "GET /devtools/browser HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
-    call = b"\x81\xfe\x10\x00" + bytes(4) + b"x" * 4096
-    with socket.create_connection(("127.0.0.1", behind.port), 10) as client:
-        client.sendall(hello.encode())
-        said = client.recv(65536)
-        client.sendall(20 * call)
-        client.shutdown(socket.SHUT_WR)
-        while got := client.recv(65536):
-            said += got
-    assert said.startswith(b"HTTP/1.1 101")
-    assert b"A person is in control" in said
 
 
 def test_dialogs_are_a_persons_while_they_drive(tools: Tools, site: Site, behind: Behind) -> None:

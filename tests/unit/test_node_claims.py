@@ -412,20 +412,26 @@ async def test_no_machine_is_begun_while_hardly_any_disk_is_left(host: Host) -> 
     await service.claims.claim(wish())
 
 
-async def test_what_is_released_goes_though_there_is_no_room_to_write_that_down(host: Host) -> None:
-    full = True
+class Full:
+    """A disk that has no room for one thing that is to be written down, until it has."""
 
-    def step(name: str) -> None:
-        if full and name == "note release":
+    def __init__(self, *named: str) -> None:
+        self.named = set(named)
+
+    def __call__(self, name: str) -> None:
+        if name in self.named:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    service = service_over(Layer(host), step=step)
+
+async def test_what_is_released_goes_though_there_is_no_room_to_write_that_down(host: Host) -> None:
+    full = Full("note release")
+    service = service_over(Layer(host), step=full)
     await service.adopt()
     key = Key((await service.claims.claim(wanted := wish())).sandbox, 1, "main")
     with pytest.raises(refusals.NoSpace):
         await service.claims.release(key)
     assert host.bodies == {}
-    full = False
+    full.named.clear()
     await service.claims.release(key)
     with pytest.raises(refusals.EpochReleased):
         await service.claims.claim(wanted)
@@ -433,13 +439,8 @@ async def test_what_is_released_goes_though_there_is_no_room_to_write_that_down(
 
 @pytest.mark.parametrize("where", ["bind", "mark"])
 async def test_a_machine_that_cannot_be_written_down_is_none(host: Host, where: str) -> None:
-    full = True
-
-    def step(name: str) -> None:
-        if full and name == where:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    service = service_over(Layer(host), warm={RUNSC: 1}, step=step)
+    full = Full(where)
+    service = service_over(Layer(host), warm={RUNSC: 1}, step=full)
     await service.adopt()
     if where == "bind":
         with pytest.raises(refusals.NoRoom):
@@ -447,21 +448,16 @@ async def test_a_machine_that_cannot_be_written_down_is_none(host: Host, where: 
     else:
         assert await service.refill_once() == 0
     assert host.bodies == {}
-    full = False
+    full.named.clear()
     assert (await service.claims.claim(wish())).state is ClaimState.RUNNING
 
 
 async def test_a_heartbeat_that_cannot_be_written_down_costs_nothing_else(host: Host) -> None:
-    full = True
-
-    def step(name: str) -> None:
-        if full and name == "beat":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    service = service_over(Layer(host), step=step)
+    full = Full("beat")
+    service = service_over(Layer(host), step=full)
     await service.adopt()
     await service.claims.claim(wish())
     assert await service.deaths.beat_once() == 1
-    full = False
+    full.named.clear()
     await service.deaths.beat_once()
     assert (host.lib / "heartbeat.json").exists()

@@ -6,34 +6,28 @@ import ipaddress
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason, Release, Snapshot
 from boxkeep_server.node import durable, refusals
-from boxkeep_server.node.berths import Berths
-from boxkeep_server.node.bindings import Binding, Bindings
-from boxkeep_server.node.crew import Crew
+from boxkeep_server.node.bindings import Binding
+from boxkeep_server.node.claim_means import Means
 from boxkeep_server.node.layer import (
     Birth,
-    Clock,
-    Keeper,
     MachineFailed,
     MachineLate,
-    Maker,
     NoSpace,
-    Observer,
     Revival,
     Stock,
     Tenancy,
     Unfit,
 )
-from boxkeep_server.node.ledger import Held, Ledger, shown, told
-from boxkeep_server.node.pool import Kind, Pool
+from boxkeep_server.node.ledger import Held, shown, told
+from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.records import Machine
-from boxkeep_server.node.released import Released
 
 _log = logging.getLogger(__name__)
 
@@ -42,50 +36,6 @@ CLAIM_S: Final = 28.0
 REVIVAL_S: Final = 55.0
 """The same where a machine goes on from a snapshot, which may have to be copied; the page promises 60."""
 _REMEMBERED: Final = 256
-
-
-class Admission(Protocol):
-    """Says whether this node takes another sandbox, `taken` slots being used."""
-
-    def admits(self, taken: int) -> bool:
-        """Whether there is room."""
-
-
-class Meters(Protocol):
-    """Counts what claims do."""
-
-    def claimed(self, kind: str, warm: bool, seconds: float) -> None:
-        """A claim was answered."""
-
-    def failed(self, kind: str) -> None:
-        """A machine could not be had."""
-
-    def released(self, seconds: float) -> None:
-        """A machine is gone."""
-
-
-@dataclass(frozen=True)
-class Means:
-    """What claims work with."""
-
-    maker: Maker
-    keeper: Keeper
-    observer: Observer
-    files: Bindings
-    ledger: Ledger
-    released: Released
-    pool: Pool
-    berths: Berths
-    crew: Crew
-    admission: Admission
-    meters: Meters
-    stock: Callable[[], Stock]
-    boot_id: str
-    now: Clock
-    uptime: Clock
-    new_id: Callable[[], str]
-    new_secret: Callable[[], str]
-    watch: Callable[[Held], None]
 
 
 @dataclass(eq=False)

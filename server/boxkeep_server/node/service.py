@@ -13,7 +13,8 @@ from boxkeep_server.node.adoption import Findings, Plan
 from boxkeep_server.node.bases import Bases
 from boxkeep_server.node.berths import CALM_S, Berths
 from boxkeep_server.node.checkpoints import Checkpoints
-from boxkeep_server.node.claims import Claims, Means
+from boxkeep_server.node.claim_means import Means
+from boxkeep_server.node.claims import Claims
 from boxkeep_server.node.copies import Copies
 from boxkeep_server.node.crew import Crew
 from boxkeep_server.node.deaths import Deaths

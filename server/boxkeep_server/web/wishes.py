@@ -9,8 +9,6 @@ import orjson
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from boxkeep_server.model.checkpoints import FORKS_MOST
-from boxkeep_server.model.errors import Invalid
-from boxkeep_server.model.plans import Plan
 from boxkeep_server.model.sandboxes import (
     ENV_BYTES,
     METADATA_BYTES,
@@ -177,16 +175,3 @@ class PatchBody(Fields):
     max_duration_ms: Duration | None = None
     name: Name | None = None
     metadata: Metadata | None = None
-
-
-def check_duration(wished_ms: int | None, plan: Plan) -> None:
-    """Raise `Invalid` when a duration is over the plan's maximum."""
-    if wished_ms is None or plan.max_duration_ms is None or wished_ms <= plan.max_duration_ms:
-        return
-    raise Invalid(
-        "Invalid maxDurationMs",
-        code="PLAN_LIMIT_EXCEEDED",
-        limitMs=plan.max_duration_ms,
-        currentPlan=plan.name,
-        detail=f"The {plan.name} plan allows at most {plan.max_duration_ms} ms",
-    )

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from boxkeep_server.model.errors import Invalid
 from boxkeep_server.model.ids import ids_after, new_id
+from boxkeep_server.model.plans import checked_duration
 from boxkeep_server.model.rates import CallKind
 from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.model.scopes import Scope, permits
@@ -22,7 +23,7 @@ from boxkeep_server.web.routes.browsers import paired_browser
 from boxkeep_server.web.terminal_urls import new_terminal_id, terminal_url
 from boxkeep_server.web.views import agent as agent_view
 from boxkeep_server.web.views import browser_preview, created, handoff_shown, json_response, listed, whole
-from boxkeep_server.web.wishes import CreateBody, PatchBody, check_duration
+from boxkeep_server.web.wishes import CreateBody, PatchBody
 
 LONGEST_WAIT_MS = 300_000
 WAIT_MS = 60_000
@@ -84,11 +85,11 @@ class IdBody(Fields):
 
 
 def _check_create(caller: Caller, body: CreateBody) -> None:
-    check_duration(body.max_duration_ms, caller.plan)
+    checked_duration(body.max_duration_ms, caller.plan)
 
 
 def _check_patch(caller: Caller, body: PatchBody) -> None:
-    check_duration(body.max_duration_ms, caller.plan)
+    checked_duration(body.max_duration_ms, caller.plan)
 
 
 async def create(call: Call, query: WaitQuery, body: CreateBody) -> Response:
