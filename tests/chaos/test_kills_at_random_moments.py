@@ -130,8 +130,9 @@ class Worker(threading.Thread):
     def _fork(self, checkpoint: str, lines: int) -> None:
         """Two sandboxes that begin with what was acknowledged before the checkpoint, or none."""
         key = {"Idempotency-Key": self._word()}
+        wish = {"fromCheckpoint": checkpoint, "count": 2, "ephemeral": False}
         while not self.done.is_set():
-            response = self._ask("POST", "", json={"fromCheckpoint": checkpoint, "count": 2}, headers=key)
+            response = self._ask("POST", "", json=wish, headers=key)
             if response is not None and response.status_code == 200:
                 forks = [item["id"] for item in response.json()["items"]]
                 if len(forks) != 2:
