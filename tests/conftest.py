@@ -6,7 +6,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.clients import Api, Sandbox
+from tests.service_logs import pytest_runtest_makereport, pytest_runtest_setup
 from tests.services import Service, running_service
+
+__all__ = ["pytest_runtest_makereport", "pytest_runtest_setup"]
 
 ISOLATIONS = ("runc", "runsc")
 # How long an example takes is the machine's matter, which others share.

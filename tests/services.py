@@ -27,6 +27,7 @@ from tests.clients import Api, eventually
 from tests.ingredients import CACHE, TREE, images, runsc_binary
 from tests.instances import OWN, free_port
 from tests.leftovers import leftovers
+from tests.service_logs import follow
 
 ACCOUNT = "boxkeep"
 UP_S = 180.0
@@ -112,6 +113,7 @@ class Service:
     def start(self, name: str, more: Mapping[str, str] | None = None) -> None:
         """Start `serve` or `node`; it is not waited for."""
         self.logs.mkdir(parents=True, exist_ok=True)
+        follow(self.logs / f"{name}.out")
         with (self.logs / f"{name}.out").open("ab") as log:
             self.running[name] = subprocess.Popen(
                 [sys.executable, "-m", "boxkeep.cli", name],

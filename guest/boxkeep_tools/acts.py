@@ -201,8 +201,8 @@ async def _instead(browser: Browser, tab: Tab) -> Tab:
 
 
 async def _came(tab: Tab, url: str) -> bool:
-    """Go to an address; whether its document came, which the page that is left can prevent: by a script that never
-    rests, run as it is left, or by a dialog at that moment.
+    """Go to an address; whether its document came to stay, which the page that is left can prevent: by a script that
+    never rests, run as it is left, by a dialog at that moment, or by going elsewhere just before it is.
 
     Raises:
         ToolFailed: the address cannot be opened.
@@ -221,8 +221,10 @@ async def _came(tab: Tab, url: str) -> bool:
     if answer.get("errorText"):
         raise ToolFailed(f"The address cannot be opened: {quoted(str(answer['errorText']))}")
     document = answer.get("loaderId")
-    await tab.protocol.until(lambda: document is None or document in tab.came or tab.is_gone, _COMES_S)
-    return document is None or document in tab.came
+    if document is None:
+        return True
+    await tab.protocol.until(lambda: document in tab.came or tab.is_gone, _COMES_S)
+    return tab.came.get(document, False)
 
 
 async def _answers(tab: Tab) -> bool:

@@ -20,6 +20,7 @@ _STUCK_S: Final = 1.0
 _CLOSES_S: Final = 5.0
 _PAGES: Final = [{"type": "page"}]
 _FRAMES: Final = [{"type": "iframe"}]
+_WITHIN: Final = ("sameDocument", "historySameDocument")
 
 
 class Browser:
@@ -212,8 +213,11 @@ class Browser:
                 tab.is_loading = True
             case "frameStoppedLoading" if is_whole and said["frameId"] == tab.target:
                 tab.is_loading = False
+            case "frameStartedNavigating" if is_whole and said["frameId"] == tab.target:
+                if said["navigationType"] not in _WITHIN:
+                    tab.begun(said["loaderId"])
             case "frameNavigated" if is_whole and said["frame"]["id"] == tab.target:
-                tab.came.append(said["frame"]["loaderId"])
+                tab.shown(said["frame"]["loaderId"])
             case "javascriptDialogOpening":
                 self._asked(tab, str(said["type"]), str(said["message"]))
             case "javascriptDialogClosed":

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import re
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,9 +49,9 @@ class Tab:
     """A page, in the session that we have with it.
 
     `inner` are the sessions of frames that live in processes of their own: the session around each, and its frame's id.
-    `moves` counts how often it has begun to load, and `came` are the documents that have come last; both are told once
-    it is `enabled`. It `is_stuck` while it has a dialog that nobody can answer. What was done with it last `opens`
-    another page, which is to load something.
+    `moves` counts how often it has begun to load, and `came` are the documents that have come last, each with whether
+    none was on its way by then that is to come over it; both are told once it is `enabled`. It `is_stuck` while it has a
+    dialog that nobody can answer. What was done with it last `opens` another page, which is to load something.
     """
 
     protocol: Protocol
@@ -68,10 +67,21 @@ class Tab:
     is_loading: bool = False
     opens: bool = False
     moves: int = 0
-    came: deque[str] = field(default_factory=lambda: deque(maxlen=_CAME_MOST))
+    awaited: str = ""
+    came: dict[str, bool] = field(default_factory=dict)
     dialogs: int = 0
     inner: dict[str, tuple[str, str]] = field(default_factory=dict)
     documents: list[Frame] = field(default_factory=list)
+
+    def begun(self, document: str) -> None:
+        """Note that a document is on its way. Of several the last one wins, unless an earlier one was all but there."""
+        self.awaited = document
+
+    def shown(self, document: str) -> None:
+        """Note that a document has come."""
+        self.came[document] = self.awaited in ("", document)
+        while len(self.came) > _CAME_MOST:
+            del self.came[next(iter(self.came))]
 
     async def call(self, method: str, session: str | None = None, within_s: float = _CALL_S, **params: Any) -> Any:
         """What a call to the page, or to the session of one of its frames, answers.
