@@ -156,9 +156,9 @@ class Sandbox:
         self.api.call("POST", "/pause", params={"wait": "paused", **query}, json={"id": self.id})
         return self.api.get(self.id)
 
-    def resume(self) -> dict[str, Any]:
+    def resume(self, **how: Any) -> dict[str, Any]:
         """The sandbox once it is ready again, or as it is instead."""
-        self.api.call("POST", "/resume", params={"wait": "ready"}, json={"id": self.id})
+        self.api.call("POST", "/resume", params={"wait": "ready"}, json={"id": self.id, **how})
         return self.api.get(self.id)
 
     def background(self, line: str, **more: Any) -> str:

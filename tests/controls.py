@@ -36,7 +36,9 @@ from boxkeep_server.control.salvage import Salvage
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.steps import Steps
 from boxkeep_server.guestwire import GuestPool
+from boxkeep_server.model.commands import Command
 from boxkeep_server.model.errors import NotReady
+from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.sandboxes import Sandbox
 from boxkeep_server.store.database import Database
 from boxkeep_server.store.sealing import Seal, derived
@@ -132,6 +134,25 @@ class Rig:
         """A caller of an organisation on a plan."""
         made = await self.keys.create(organisation, plan, frozenset())
         return await self.keys.authenticate(made.key)
+
+
+def a_command(box: Sandbox, caller: Caller) -> Command:
+    """A command that runs in a sandbox."""
+    return Command(
+        id=new_id(),
+        sandbox=box.id,
+        organisation=box.organisation,
+        epoch=box.epoch,
+        kind="exec",
+        line="sleep",
+        cwd="/",
+        user="root",
+        background=True,
+        pty=False,
+        timeout_ms=None,
+        started_at=box.created_at,
+        started_by=caller.key_id,
+    )
 
 
 @asynccontextmanager

@@ -287,15 +287,15 @@ class Layer:
         kept = self.host.kept.get(name)
         return None if kept is None else kept.whole
 
-    async def revive(self, name: str) -> Revival:
+    async def revive(self, name: str, *, memory: bool) -> Revival:
         self._step("layer: revive")
         snapshot = self.find(name)
         if snapshot is None:
             raise Unfit("it is not there")
         image = Image(snapshot.image, snapshot.digest, Path("/nowhere"))
-        memory = MemoryImage(Path("/memory"), Path("/guest"), "b" * 32, snapshot.epoch, "00" * 32)
+        image_of = MemoryImage(Path("/memory"), Path("/guest"), "b" * 32, snapshot.epoch, "00" * 32)
         digests = {"image": snapshot.digest, "guest": "guest-1", "runtime": "any"}
-        return Revival(image, digests, Origin(Path("/disk"), memory if snapshot.keeps == "memory" else None))
+        return Revival(image, digests, Origin(Path("/disk"), image_of if memory and snapshot.keeps == "memory" else None))
 
     async def discard(self, sandbox: str, through: int, role: Role) -> int:
         self._step("layer: discard")

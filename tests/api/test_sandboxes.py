@@ -43,6 +43,9 @@ CREATE_REFUSED = [
     ({"env": {"A": "\0"}}, "Invalid env: must not contain NUL"),
     ({"metadata": {"a": "x" * 16_384}}, "Invalid metadata: must have at most 16384 bytes in all"),
     ({"ephemeral": "no"}, "Invalid ephemeral: must be true or false"),
+    ({"count": 2}, "Invalid count: needs fromCheckpoint"),
+    ({"memory": False}, "Invalid memory: needs fromCheckpoint"),
+    ({"memory": "no", "fromCheckpoint": "x"}, "Invalid memory: must be true or false"),
     ({"isolation": "docker"}, "Invalid isolation: must be one of: runsc, runc"),
     (
         {"capabilities": {"browser": {"recording": True}}},

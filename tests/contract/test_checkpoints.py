@@ -10,14 +10,16 @@ from boxkeep_server.control.keys import Caller
 from boxkeep_server.control.reconcile.release import last_of
 from boxkeep_server.engine.interface import NotPaused
 from boxkeep_server.model.checkpoints import Checkpoint, CheckpointNotFound
+from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.errors import Conflict, Invalid, LimitReached, NoSpace, NotReady
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.ids import ids_after, is_id, new_id
 from boxkeep_server.model.node_api import DeathReason
 from boxkeep_server.model.sandboxes import NewSandbox, Reason, Sandbox
 from boxkeep_server.model.statuses import Status
+from boxkeep_server.store.commands import CommandRows
 from boxkeep_server.store.database import Database
-from tests.controls import Rig
+from tests.controls import Rig, a_command
 from tests.engines import AnswersLost, Clock
 
 KEPT = NewSandbox(ephemeral=False, isolation="runsc", runtime="python")
@@ -217,6 +219,42 @@ async def test_a_sandbox_goes_back_and_what_it_was_is_kept_until_then(rig: Rig, 
     await rig.round()
     assert rig.engine.kept == {}
     assert EventType.CHECKPOINT_RESTORED in await kinds(rig, box.id)
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["ready", "paused"])
+async def test_without_memory_it_goes_back_to_the_files_and_all_commands_are_rolled_back(
+    rig: Rig, database: Database, paused: bool
+) -> None:
+    caller = await rig.caller()
+    box = await ready(rig, caller)
+    rows = CommandRows(database)
+    command = a_command(box, caller)
+    await rows.write([command], [])
+    taken = await take(rig, caller, box.id, memory=True)
+    if paused:
+        await rig.pausing.pause(caller, box.id)
+        await rig.round()
+    await rig.checkpoints.restore(caller, taken.id, memory=False)
+    with pytest.raises(Conflict, match="without its memory"):
+        await rig.checkpoints.restore(caller, taken.id)
+    for _ in range(6):
+        await rig.round()
+    now, wish = await rig.sandboxes.get(caller, box.id), rig.engine.wishes[-1]
+    assert (now.status, now.files_only, wish.checkpoint, wish.memory) == (Status.READY, False, taken.id, False)
+    row = await rows.get(command.id)
+    assert row is not None
+    assert row.outcome is Outcome.ROLLED_BACK
+
+
+async def test_forks_begin_with_the_memory_or_without_as_is_wished(rig: Rig) -> None:
+    caller = await rig.caller()
+    box = await ready(rig, caller)
+    taken = await take(rig, caller, box.id, memory=True)
+    for memory in (True, False):
+        fork = await ready(rig, caller, NewSandbox(from_checkpoint=taken.id, memory=memory))
+        wish = rig.engine.wishes[-1]
+        assert (wish.sandbox, wish.checkpoint, wish.fork, wish.memory) == (fork.id, taken.id, True, memory)
+        assert not fork.files_only
 
 
 async def test_a_sandbox_that_cannot_go_back_is_paused_with_all_it_had(rig: Rig) -> None:

@@ -102,6 +102,23 @@ def test_memory_is_forked_while_commands_go_on(api: Api) -> None:
     assert forget(api, taken) == 200
 
 
+def test_memory_of_a_checkpoint_can_be_done_without(api: Api) -> None:
+    with fresh(api, runtime="base", isolation="runsc", ephemeral=False) as box:
+        box.write("/workspace/own", b"kept")
+        command = box.background("sleep 300")
+        taken = take(box, memory=True)
+        box.write("/workspace/own", b"after")
+        with fresh(api, fromCheckpoint=taken["id"], memory=False) as fork:
+            assert fork.run("cat /workspace/own; grep -lx sleep /proc/[0-9]*/comm || true") == "kept"
+        with fresh(api, fromCheckpoint=taken["id"], memory=True) as fork:
+            assert fork.run("grep -lx sleep /proc/[0-9]*/comm | wc -l") == "1\n"
+        body = {"checkpointId": taken["id"], "memory": False}
+        assert api.call("POST", "/checkpoints/restore?wait=ready", json=body)["status"] in ("ready", "active")
+        assert box.run("cat /workspace/own; grep -lx sleep /proc/[0-9]*/comm || true") == "kept"
+        assert box.process(command)["outcome"] == "rolled_back"
+    assert forget(api, taken) == 200
+
+
 def test_memory_is_kept_while_calls_come_in(api: Api) -> None:
     """Calls whose connection is just being opened when memory is written made gVisor refuse to write it."""
     done = threading.Event()

@@ -121,6 +121,19 @@ def test_files_and_packages_are_kept_under_runc_and_commands_say_that_they_are_l
         assert box.output(background) == b"begun\n"
 
 
+def test_memory_that_is_kept_can_be_done_without_and_what_ran_says_that_it_is_lost(api: Api) -> None:
+    with fresh(api, runtime="base", isolation="runsc") as box:
+        box.write("/workspace/own", b"kept")
+        command = box.background("echo said; sleep 300")
+        eventually("it to say so", lambda: box.output(command) == b"said\n", 20)
+        assert box.pause()["pauseKeeps"] == "memory"
+        assert box.resume(memory=False)["status"] in RUNNING
+        assert box.run("cat /workspace/own; grep -lx sleep /proc/[0-9]*/comm || true") == "kept"
+        assert (box.process(command)["outcome"], box.output(command)) == ("lost_on_files_pause", b"said\n")
+        assert box.pause()["pauseKeeps"] == "memory", "what runs from files alone is as any other"
+        assert box.resume()["status"] in RUNNING
+
+
 def test_who_waits_for_a_command_when_memory_is_paused_is_told_that_it_goes_on(api: Api) -> None:
     with fresh(api, runtime="base", isolation="runsc") as box, ThreadPoolExecutor() as threads:
         body = {"id": box.id, "command": "sleep 5; echo done"}

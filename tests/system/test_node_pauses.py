@@ -142,8 +142,12 @@ async def test_an_idle_pause_is_refused_while_something_runs(node: Node) -> None
 
 
 @pytest.mark.parametrize("damage", ["memory", "manifest", "missing"])
-async def test_a_damaged_snapshot_is_refused_and_nothing_of_it_runs(node: Node, damage: str) -> None:
+async def test_a_damaged_snapshot_is_refused_and_nothing_of_it_runs_but_its_files_can_be_had(
+    node: Node, damage: str
+) -> None:
     claim = await node.claim("runsc")
+    await node.run(claim, "echo kept > /root/file")
+    await node.run(claim, "sleep 300", background=True)
     await node.pause(claim)
     found = max((kept(node, claim) / "memory").iterdir(), key=lambda path: path.stat().st_size)
     if damage == "memory":
@@ -158,8 +162,17 @@ async def test_a_damaged_snapshot_is_refused_and_nothing_of_it_runs(node: Node, 
         (kept(node, claim) / "manifest.json").write_text("{")
     with pytest.raises(AssertionError, match="unfit"):
         await node.resume(claim)
+    if damage == "manifest":
+        with pytest.raises(AssertionError, match="unfit"):
+            await node.resume(claim, memory=False)
     assert seen_in_kernel() == NOTHING
     assert Claims.model_validate_json(await node.ask("GET", "/v1/claims")).claims == ()
+    if damage != "manifest":
+        from_files = await node.resume(claim, memory=False)
+        names = "for one in /proc/[0-9]*/comm; do read name < $one; echo $name; done"
+        assert (await node.run(from_files, "cat /root/file"))[1] == "kept\n"
+        assert "sleep" not in (await node.run(from_files, names))[1].split()
+        await node.release(from_files)
     assert await node.discard(claim) == 1
     assert await node.leaks() == 0
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from boxkeep_server.control.changes import Changes
 from boxkeep_server.control.keys import Caller
-from boxkeep_server.control.pausing import Pausing, check_storage
+from boxkeep_server.control.pausing import Pausing, check_storage, check_way
 from boxkeep_server.control.sandboxes import Sandboxes
 from boxkeep_server.control.steps import DISCARD, TAKE, Steps
 from boxkeep_server.model.checkpoints import Checkpoint, CheckpointNotFound, CheckpointState, Fault, may_have
@@ -148,9 +148,9 @@ class Checkpoints:
         self._steps.wake(DISCARD)
         self._changes.tell(found.sandbox)
 
-    async def restore(self, caller: Caller, checkpoint_id: str) -> Sandbox:
+    async def restore(self, caller: Caller, checkpoint_id: str, *, memory: bool = True) -> Sandbox:
         """Have a checkpoint's sandbox, ready or paused, go on from it: what it is now is kept until that has come
-        about, and it is paused with that if it fails.
+        about, and it is paused with that if it fails. Without `memory` it goes on from the files of it alone.
 
         Raises:
             CheckpointNotFound, SandboxNotFound
@@ -161,6 +161,7 @@ class Checkpoints:
         for _ in range(_TRIES):
             before = await self._sandboxes.get(caller, found.sandbox)
             if before.origin == checkpoint_id:
+                check_way(before, memory)
                 return before
             if before.status is Status.ENDING or before.status in OVER:
                 raise Conflict("Sandbox has ended; create one from the checkpoint")
@@ -168,10 +169,10 @@ class Checkpoints:
                 raise NotReady
             if before.status is Status.READY:
                 moved = await self._pausing.pause_for(
-                    before, Reason.RESTORE, caller.key_id, origin=checkpoint_id, limited=False
+                    before, Reason.RESTORE, caller.key_id, origin=checkpoint_id, memory=memory, limited=False
                 )
             else:
-                moved = await self._pausing.resume_from(caller.key_id, before, checkpoint_id)
+                moved = await self._pausing.resume_from(caller.key_id, before, checkpoint_id, memory)
             if moved is not None:
                 return moved
         raise Conflict("Sandbox is being changed by others")

@@ -56,6 +56,7 @@ class Wishes:
             resume=resume,
             checkpoint=origin.id if origin and from_origin else None,
             fork=from_origin and origin is not None and origin.sandbox != sandbox.id,
+            memory=not sandbox.files_only,
             hostname=f"{'sandbox' if is_main else key.role}-{sandbox.id[:8]}",
             env=await self._env(sandbox) if is_main and sandbox.env_names else {},
             network=NetworkWish(internet=sandbox.network.internet, allow=sandbox.network.allow),

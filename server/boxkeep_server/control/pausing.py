@@ -49,10 +49,18 @@ class Pausing:
         raise Conflict("Sandbox is being changed by others")
 
     async def pause_for(
-        self, before: Sandbox, reason: Reason, actor: str, *, origin: str | None = None, limited: bool = True
+        self,
+        before: Sandbox,
+        reason: Reason,
+        actor: str,
+        *,
+        origin: str | None = None,
+        memory: bool = True,
+        limited: bool = True,
     ) -> Sandbox | None:
         """Have a sandbox paused that is still as `before`; None if it has changed. When its time is over it gets a new
-        window on resume, else what remains of this one. With `origin` it then goes on by itself, from that checkpoint.
+        window on resume, else what remains of this one. With `origin` it then goes on by itself, from that checkpoint,
+        without `memory` from the files of that alone.
 
         Raises:
             LimitReached: the plan allows no more paused sandboxes, or stored bytes.
@@ -73,22 +81,24 @@ class Pausing:
                 reason=reason,
                 remaining_ms=remaining,
                 origin=origin,
+                files_only=not memory,
             )
         if pausing is not None:
             self._steps.tell(pausing)
         return pausing
 
-    async def resume(self, caller: Caller, sandbox_id: str) -> Sandbox:
-        """Have a paused sandbox go on; one that has a machine or awaits it already is given as it is.
+    async def resume(self, caller: Caller, sandbox_id: str, *, memory: bool = True) -> Sandbox:
+        """Have a paused sandbox go on; one that has a machine or awaits it already is given as it is. Without `memory`
+        it goes on from its files alone, and memory that is kept is given up once that has come about.
 
         Raises:
             SandboxNotFound: there is none, or it is another's.
-            Conflict: it is being paused at this moment, or has ended.
+            Conflict: it is being paused, or resumed in the other way, at this moment, or has ended.
             LimitReached: the plan's concurrency or hours are used up.
         """
-        return await self._resume(caller.organisation, sandbox_id, caller.key_id)
+        return await self._resume(caller.organisation, sandbox_id, caller.key_id, memory)
 
-    async def _resume(self, organisation: str, sandbox_id: str, actor: str) -> Sandbox:
+    async def _resume(self, organisation: str, sandbox_id: str, actor: str, memory: bool) -> Sandbox:
         for _ in range(_TRIES):
             before = await self._sandboxes.of(organisation, sandbox_id)
             if before.status is Status.ENDING or before.status in OVER:
@@ -96,15 +106,16 @@ class Pausing:
             if before.status is Status.PAUSING:
                 raise Conflict("Sandbox is being paused")
             if before.status is not Status.PAUSED:
+                check_way(before, memory)
                 return before
-            resumed = await self.resume_from(actor, before, None)
+            resumed = await self.resume_from(actor, before, None, memory)
             if resumed is not None:
                 return resumed
         raise Conflict("Sandbox is being changed by others")
 
-    async def resume_from(self, actor: str, before: Sandbox, origin: str | None) -> Sandbox | None:
-        """Have a paused sandbox go on that is still as `before`, from what was kept of it or from a checkpoint; None if
-        it has changed.
+    async def resume_from(self, actor: str, before: Sandbox, origin: str | None, memory: bool) -> Sandbox | None:
+        """Have a paused sandbox go on that is still as `before`, from what was kept of it or from a checkpoint, with
+        the `memory` that there is or without; None if it has changed.
 
         Raises:
             LimitReached: the plan's concurrency or hours are used up.
@@ -123,6 +134,7 @@ class Pausing:
                 queued_at=now,
                 reason=None,
                 origin=origin,
+                files_only=not memory,
             )
         if resumed is not None:
             self._steps.tell(resumed, PLACE)
@@ -141,8 +153,18 @@ class Pausing:
             await asyncio.sleep(_POLL_S)
             sandbox = await self._sandboxes.of(sandbox.organisation, sandbox.id)
         if sandbox.status is Status.PAUSED:
-            await self._resume(sandbox.organisation, sandbox.id, actor)
+            await self._resume(sandbox.organisation, sandbox.id, actor, memory=True)
         return await self._sandboxes.wait_of(sandbox.organisation, sandbox.id, _WAKE_MS)
+
+
+def check_way(sandbox: Sandbox, memory: bool) -> None:
+    """Whether a sandbox that is on its way goes on with memory, or without, as is wished.
+
+    Raises:
+        Conflict
+    """
+    if not sandbox.running and sandbox.files_only is memory:
+        raise Conflict(f"Sandbox is going on {'without' if memory else 'with'} its memory already")
 
 
 async def check_storage(

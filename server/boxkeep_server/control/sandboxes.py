@@ -158,6 +158,7 @@ class Sandboxes:
             lifecycle=wish.lifecycle,
             from_checkpoint=wish.from_checkpoint,
             origin=wish.from_checkpoint,
+            files_only=not wish.memory,
             sides=dict.fromkeys(sides_of(wish.capabilities), 0),
         )
 

@@ -39,7 +39,8 @@ class ClaimWish(Message):
     """A machine wanted for one role of a sandbox in one epoch. `not_after` is epoch ms.
 
     The machine goes on from the snapshot of the epoch `resume` of the same sandbox and role, or from that of the same
-    role at a `checkpoint`. With `fork` that is another sandbox's, and what names a machine is made anew.
+    role at a `checkpoint`. With `fork` that is another sandbox's, and what names a machine is made anew. Without
+    `memory` it goes on from the files of the snapshot alone.
     """
 
     sandbox: Id
@@ -54,6 +55,7 @@ class ClaimWish(Message):
     resume: Epoch | None = None
     checkpoint: Id | None = None
     fork: bool = False
+    memory: bool = True
 
     @model_validator(mode="after")
     def _one_origin(self) -> "ClaimWish":

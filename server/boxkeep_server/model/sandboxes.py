@@ -63,7 +63,8 @@ class Lifecycle:
 @dataclass(frozen=True, slots=True)
 class NewSandbox:
     """A user's wish for a sandbox, validated in form. None means: the default. `proxy_url` is that of the proxy of its
-    browser where it has a password, which `capabilities` are without."""
+    browser where it has a password, which `capabilities` are without. Without `memory` it begins with the files of its
+    checkpoint alone."""
 
     runtime: Runtime | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -77,6 +78,7 @@ class NewSandbox:
     network: NetworkPolicy = NetworkPolicy()
     lifecycle: Lifecycle = Lifecycle()
     from_checkpoint: str | None = None
+    memory: bool = True
     proxy_url: str | None = field(default=None, repr=False)
 
 
@@ -91,6 +93,8 @@ class Sandbox:
 
     `from_checkpoint` is the checkpoint that it began from; `origin` the one that its next body goes on from, None where
     that is the snapshot of `kept_epoch` or nothing.
+
+    `files_only` is set while it is to get a body that goes on from files alone, whatever else there is.
 
     `kept_epoch` is the epoch of the snapshot that it goes on from when it gets its next body, None where it has none;
     `remaining_ms` how long it may run then, where that is not a window anew. `stored_epoch` is the last of which there
@@ -141,6 +145,7 @@ class Sandbox:
     sides: Mapping[Role, int] = field(default_factory=dict)
     kept_sides: Mapping[Role, int] = field(default_factory=dict)
     disk_limit: bool | None = None
+    files_only: bool = False
 
     @property
     def machines(self) -> tuple[Key, ...]:

@@ -267,7 +267,7 @@ class Claims:
         return held, False
 
     async def _revival(self, wish: ClaimWish) -> Revival | None:
-        return None if wish.origin is None else await self._do.keeper.revive(wish.origin)
+        return None if wish.origin is None else await self._do.keeper.revive(wish.origin, memory=wish.memory)
 
     def _digests(self, kind: Kind) -> Mapping[str, str]:
         digests = self._do.stock().digests(kind.image, kind.isolation)

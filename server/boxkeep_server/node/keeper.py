@@ -236,23 +236,23 @@ class Keeper:
             manifest = self.snapshots.read(name)
         return None if manifest is None else manifest.snapshot
 
-    async def revive(self, name: str) -> Revival:
+    async def revive(self, name: str, *, memory: bool) -> Revival:
         """See `layer.Keeper.revive`."""
         with _unfit():
-            return await asyncio.to_thread(self._revive, name)
+            return await asyncio.to_thread(self._revive, name, memory)
 
-    def _revive(self, name: str) -> Revival:
+    def _revive(self, name: str, with_memory: bool) -> Revival:
         manifest = self.snapshots.read(name)
         if manifest is None:
             raise Damaged("it is not there")
         kept = manifest.snapshot
         image = Image(kept.image, kept.digest, self.disks.images / kept.digest)
         runtime = f"{kept.isolation} {self.isolations[kept.isolation].version}"
-        memory = self._memory(name, manifest, runtime) if kept.keeps == "memory" else None
+        memory = self._memory(name, manifest, runtime) if with_memory and kept.keeps == "memory" else None
         if not image.root.is_dir():
             raise Damaged(f"its image {kept.digest} is gone")
         self._need(self.disks.volume.size_of_copy(self.snapshots.disk(name)), "to go on from this snapshot")
-        self.snapshots.verify(name, manifest)
+        self.snapshots.verify(name, manifest, memory=memory is not None)
         return Revival(
             image=image,
             digests={

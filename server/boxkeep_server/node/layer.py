@@ -239,8 +239,9 @@ class Keeper(Protocol):
             Unfit: its manifest is damaged.
         """
 
-    async def revive(self, name: str) -> Revival:
-        """Verify a snapshot and say how a machine goes on from it.
+    async def revive(self, name: str, *, memory: bool) -> Revival:
+        """Verify a snapshot and say how a machine goes on from it: with the memory that it has, or from its files alone,
+        and then whatever its memory is like.
 
         Raises:
             Unfit

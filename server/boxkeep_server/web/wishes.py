@@ -139,12 +139,14 @@ class CreateBody(Fields):
     network: Network | None = None
     lifecycle: LifecycleFields | None = None
     from_checkpoint: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
+    memory: bool | None = None
     count: Annotated[int, Field(ge=1, le=FORKS_MOST)] | None = None
 
     @model_validator(mode="after")
-    def _count_of_forks(self) -> "CreateBody":
-        if self.count is not None and self.from_checkpoint is None:
-            raise sentence("Invalid count: needs fromCheckpoint")
+    def _of_forks(self) -> "CreateBody":
+        for name, value in (("count", self.count), ("memory", self.memory)):
+            if value is not None and self.from_checkpoint is None:
+                raise sentence(f"Invalid {name}: needs fromCheckpoint")
         return self
 
     def wish(self) -> NewSandbox:
@@ -165,6 +167,7 @@ class CreateBody(Fields):
             network=NetworkPolicy(network.internet, None if network.allow is None else tuple(network.allow)),
             lifecycle=(self.lifecycle or LifecycleFields()).wish(),
             from_checkpoint=self.from_checkpoint,
+            memory=self.memory is not False,
         )
 
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -25,6 +25,7 @@ from boxkeep_server.store.database import Database
 AT_ONCE: Final = 8
 
 _OVER_TIME: Final = (Reason.MAX_DURATION, Reason.HOURS_LIMIT)
+_RUNS_ON: Final[dict[str, Any]] = {"remaining_ms": None, "origin": None, "files_only": False}
 _LOST: Final = "The sandbox was paused, and its isolation keeps files alone"
 
 _log = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ class Pause:
             await self._steps.step(sandbox, Status.ENDING, reason=sandbox.reason)
             return
         reason = None if error.busy else Reason.NO_SPACE if error.full else Reason.PAUSE_FAILED
-        await self._steps.step(sandbox, Status.READY, reason=reason, remaining_ms=None, origin=None)
+        await self._steps.step(sandbox, Status.READY, reason=reason, **_RUNS_ON)
 
     async def _fail(self, sandbox: Sandbox, gone: MachineGone) -> None:
         _log.warning("sandbox %s died before it was paused: %s", sandbox.id, gone)

@@ -47,6 +47,7 @@ _NOTHING_KEPT: Final[dict[str, Any]] = {
     "paused_at": None,
     "remaining_ms": None,
     "origin": None,
+    "files_only": False,
 }
 
 _log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class Place:
     async def _lose(self, sandbox: Sandbox, reason: Reason) -> None:
         """A sandbox does not come up: one that was to be resumed is paused again, with all that it had."""
         after = Status.FAILED if sandbox.kept_epoch is None else Status.PAUSED
-        await self._steps.step(sandbox, after, reason=reason, origin=None)
+        await self._steps.step(sandbox, after, reason=reason, origin=None, files_only=False)
 
     def _waited_too_long(self, sandbox: Sandbox) -> bool:
         return self._steps.now_ms() - sandbox.queued_at >= self._no_room_wait_ms
@@ -279,6 +280,9 @@ class Place:
             )
             if ready is not None and sandbox.origin is not None:
                 await self._note_origin(connection, sandbox, sandbox.origin, now)
+            elif ready is not None and sandbox.files_only:
+                lost, why = Outcome.LOST_ON_FILES_PAUSE, "The sandbox was resumed without its memory"
+                await endings.settle_open(connection, sandbox.id, outcome=lost, reason=why, at=now)
             for key in self._anew.intersection(sandbox.machines) if ready is not None else ():
                 words = "It cannot go on from what was kept of it, and begins anew"
                 await tell_lost(connection, sandbox, key.role, words, now)
@@ -298,7 +302,7 @@ class Place:
         await checkpoints.restored(connection, found, now, SYSTEM)
         await companions.forget(connection, sandbox.id)
         await agents.roll_back(connection, sandbox.id, now, SYSTEM)
-        since = 0 if found.keeps == "files" else found.created_at
+        since = 0 if found.keeps == "files" or sandbox.files_only else found.created_at
         await endings.settle_open(
             connection,
             sandbox.id,

@@ -64,6 +64,7 @@ sandboxes = sa.Table(
     sa.Column("sides", sa.Text),
     sa.Column("kept_sides", sa.Text),
     sa.Column("disk_limit", sa.Boolean),
+    sa.Column("files_only", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.ForeignKeyConstraint(["organisation"], ["organisations.id"]),
     sa.CheckConstraint(among("status", Status), name="status"),
     sa.CheckConstraint("status <> 'paused' OR kept_epoch IS NOT NULL", name="paused_is_kept"),

@@ -49,6 +49,7 @@ class RestoreBody(Fields):
 
     checkpoint_id: CheckpointId
     id: SandboxId | None = None
+    memory: bool | None = None
 
 
 async def take(call: Call, _: Nothing, body: TakeBody) -> Response:
@@ -78,7 +79,7 @@ async def restore(call: Call, query: WaitQuery, body: RestoreBody) -> Response:
         found = await call.parts.checkpoints.get(call.caller, body.checkpoint_id)
         if found.sandbox != body.id:
             raise Conflict("The checkpoint is of another sandbox; create one from it with fromCheckpoint")
-    sandbox = await call.parts.checkpoints.restore(call.caller, body.checkpoint_id)
+    sandbox = await call.parts.checkpoints.restore(call.caller, body.checkpoint_id, memory=body.memory is not False)
     return json_response(created(await awaited(call, query, sandbox)))
 
 
@@ -138,7 +139,8 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         "restoreCheckpoint",
         "Have a ready or paused sandbox go back to a checkpoint of its own",
         description="What it is now is kept until that has come about; if it fails the sandbox is paused with it, and "
-        "`reason` says why. Commands that run and are not in the checkpoint end with `rolled_back`.",
+        "`reason` says why. Commands that run and are not in the checkpoint end with `rolled_back`. With `memory: false` "
+        "it goes back to the files of the checkpoint alone.",
         handler=restore,
         query=WaitQuery,
         body=RestoreBody,

@@ -84,6 +84,12 @@ class IdBody(Fields):
     id: Annotated[Text, Field(min_length=1)]
 
 
+class ResumeBody(IdBody):
+    """A sandbox, and whether it goes on with the memory that is kept of it, as it does if nothing is said."""
+
+    memory: bool | None = None
+
+
 def _check_create(caller: Caller, body: CreateBody) -> None:
     checked_duration(body.max_duration_ms, caller.plan)
 
@@ -176,9 +182,9 @@ async def pause(call: Call, query: PauseQuery, body: IdBody) -> Response:
     return json_response(created(await awaited(call, query, sandbox)))
 
 
-async def resume(call: Call, query: WaitQuery, body: IdBody) -> Response:
+async def resume(call: Call, query: WaitQuery, body: ResumeBody) -> Response:
     """Have a sandbox go on."""
-    sandbox = await call.parts.pausing.resume(call.caller, body.id)
+    sandbox = await call.parts.pausing.resume(call.caller, body.id, memory=body.memory is not False)
     return json_response(created(await awaited(call, query, sandbox)))
 
 
@@ -194,8 +200,8 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         description="Answers at once with `queued`; with `wait=ready` when it is ready or failed, or as it is when the "
         "time is up. `ephemeral: false` asks that checkpoints may be taken of the workspace; it does not keep it by "
         "itself. With `fromCheckpoint` it begins with all that the checkpoint has, of its runtime and isolation, under "
-        "names of its own and with the `env` that is given here; with `count` as many are made, all or none, and the "
-        "answer is `{items: [...]}`.",
+        "names of its own and with the `env` that is given here, with `memory: false` from its files alone; with `count` "
+        "as many are made, all or none, and the answer is `{items: [...]}`.",
         scope=Scope.CREATE,
         kind=CallKind.CREATE,
         handler=create,
@@ -274,12 +280,14 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         summary="Resume a paused sandbox",
         description="It is queued for a machine, within the plan's limits, and goes on from what was kept, with new "
         "addresses. After a pause by hand or for idleness it may run for what remained of its time, after one at the "
-        "end of its time for a window anew. If that fails it is paused again, with the `reason`.",
+        "end of its time for a window anew. If that fails it is paused again, with the `reason`. With `memory: false` "
+        "it goes on from its files alone, as where memory cannot be gone on from: commands that ran end with "
+        "`lost_on_files_pause`, and the memory is given up once the sandbox is ready.",
         scope=Scope.MANAGE,
         kind=CallKind.CREATE,
         handler=resume,
         query=WaitQuery,
-        body=IdBody,
+        body=ResumeBody,
         answers={200: Answer("It is queued.", shapes.CreatedShape)},
         faults=frozenset({404, 409}),
     ),
