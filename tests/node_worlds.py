@@ -204,11 +204,12 @@ class Layer:
         body.tenancy = tenancy
         self._step("layer: handed over")
 
-    async def still(self, machine: Machine, epoch: int, secret: str, *, if_idle: bool) -> None:
+    async def still(self, machine: Machine, epoch: int, secret: str, *, if_idle: bool) -> bool:
         self._step("layer: still")
         if self.host.busy and if_idle:
             raise Busy("something runs")
         self.host.closed.add(machine.id)
+        return True
 
     async def flush(self, machine: Machine, epoch: int, secret: str) -> None:
         self._step("layer: flush")
@@ -248,7 +249,7 @@ class Layer:
         gone = [self.host.kept.pop(name, None) for name in names_of(checkpoint)]
         return any(one is not None for one in gone)
 
-    async def keep(self, subject: Subject, *, or_files: bool) -> Snapshot:
+    async def keep(self, subject: Subject, *, or_files: bool, memory: bool = True) -> Snapshot:
         kept = self.host.kept.get(subject.key.name)
         if kept is not None and kept.whole is not None:
             return kept.whole

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from boxkeep_guest import __version__
+from boxkeep_guest import __version__, handshakes
 from boxkeep_guest.boot import Boot
 from boxkeep_guest.calls import Call, Op
 from boxkeep_guest.connection import Connection
@@ -126,11 +126,12 @@ class MachineCalls:
             self._gate.check()
         self._gate.closed, self._gate.parted = True, part
         self._processes.stand()
-        if part:
-            self._part(call.connection)
-        await call.answer()
-        if part:
-            call.connection.close()
+        if not part:
+            await call.answer()
+            return
+        self._part(call.connection)
+        await call.answer(lasting=self._boot.runtime != "runsc" or await handshakes.over())
+        call.connection.close()
 
     @staticmethod
     async def _flush(call: Call) -> None:

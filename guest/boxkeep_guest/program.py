@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import selectors
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -83,6 +85,14 @@ async def serve(boot: Boot) -> None:
     await processes.end_all()
 
 
+def _loop_for(boot: Boot) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Under gVisor one that asks the kernel anew each time: its `epoll` tells for ever of a connection that it has
+    restored, of nothing else, and not even that it was closed."""
+    if boot.runtime != "runsc":
+        return None
+    return lambda: asyncio.SelectorEventLoop(selectors.PollSelector())
+
+
 def main(arguments: list[str]) -> int:
     """Run the guest; its exit status."""
     if len(arguments) != 1:
@@ -93,5 +103,6 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         sys.stderr.write(f"boxkeep-guest: the boot file is not usable: {error!r}\n")
         return 2
-    asyncio.run(serve(boot))
+    with asyncio.Runner(loop_factory=_loop_for(boot)) as runner:
+        runner.run(serve(boot))
     return 0

@@ -101,7 +101,7 @@ async def test_closing_the_gate_may_cut_all_off_and_time_stands_while_it_is_clos
     with pytest.raises(GuestRefused) as refused:
         await other.call(program.address, {"op": "gate", "closed": True, "part": True, "idle": True})
     assert refused.value.code == "busy"
-    await other.call(program.address, {"op": "gate", "closed": True, "part": True})
+    assert (await other.call(program.address, {"op": "gate", "closed": True, "part": True}))["lasting"]
     with pytest.raises(GuestUnreachable):
         await waiting
     await asyncio.sleep(2)

@@ -260,10 +260,29 @@ for count in range(10 ** 9):
 """
 
 
-def test_what_gvisor_cannot_write_down_runs_on_unharmed_and_at_its_end_keeps_its_files(api: Api) -> None:
+IS_TAKEN_BY_NOBODY = """
+import contextlib, os, socket, time
+waited_for = socket.create_server(("127.0.0.1", 0), backlog=0)
+waiting = [socket.socket() for _ in range(8)]
+for one in waiting:
+    one.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        one.connect(waited_for.getsockname())
+number = 0
+while True:
+    number += 1
+    with open("/workspace/new", "w") as file:
+        file.write(str(number))
+    os.rename("/workspace/new", "/workspace/count")
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("program", [HOLDS_A_DELETED_FILE, IS_TAKEN_BY_NOBODY], ids=["deleted file", "not accepted"])
+def test_what_gvisor_cannot_go_on_from_runs_on_unharmed_and_at_its_end_keeps_its_files(api: Api, program: str) -> None:
     wish = {"ephemeral": False, "lifecycle": {"onExpiry": "pause"}}
     with fresh(api, runtime="python", isolation="runsc", **wish) as box:
-        box.write("/workspace/holds.py", HOLDS_A_DELETED_FILE.encode())
+        box.write("/workspace/holds.py", program.encode())
         command = box.background("exec python3 holds.py")
         eventually("it to count", lambda: counted(box) > 3, 30)
         assert api.ask("POST", "/checkpoints", json={"id": box.id, "memory": True}).status_code == 503

@@ -5,7 +5,7 @@ import contextlib
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from boxkeep_server.guestwire import GuestAddress, GuestError, GuestPool, GuestRefused, GuestTimeout
 from boxkeep_server.model.ids import new_id
@@ -76,10 +76,10 @@ class Bodies:
             )
             await self._tell_guest(machine, tenancy)
 
-    async def still(self, machine: Machine, epoch: int, secret: str, *, if_idle: bool) -> None:
-        """See `Maker.still`. No connection to the guest stays: gVisor wakes who waits for one that it restores for
-        ever after."""
-        await self._gate(machine, epoch, secret, {"closed": True, "part": True, "idle": if_idle})
+    async def still(self, machine: Machine, epoch: int, secret: str, *, if_idle: bool) -> bool:
+        """See `Maker.still`. No connection to the guest stays, for none would live."""
+        answer = await self._gate(machine, epoch, secret, {"closed": True, "part": True, "idle": if_idle})
+        return answer.get("lasting") is not False
 
     async def flush(self, machine: Machine, epoch: int, secret: str) -> None:
         """See `Maker.flush`. Under runc the host's kernel holds the files, and a snapshot has all of them."""
@@ -95,11 +95,11 @@ class Bodies:
             finally:
                 await self._gate(machine, epoch, secret, {"closed": False})
 
-    async def _gate(self, machine: Machine, epoch: int, secret: str, how: dict[str, bool]) -> None:
+    async def _gate(self, machine: Machine, epoch: int, secret: str, how: dict[str, bool]) -> dict[str, Any]:
         address = _address(machine, epoch, secret)
         with _failing(f"machine {machine.id} does not hold its gate"):
             try:
-                await self.guests.call(address, {"op": "gate", **how}, timeout=_HAND_OVER_S)
+                return await self.guests.call(address, {"op": "gate", **how}, timeout=_HAND_OVER_S)
             except GuestRefused as refused:
                 if refused.code == "busy":
                     raise Busy("Something runs in the sandbox") from refused

@@ -9,7 +9,7 @@ from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import ClaimState, Snapshot, checkpoint_name
 from boxkeep_server.node import refusals
 from boxkeep_server.node.crew import Crew
-from boxkeep_server.node.layer import Keeper, MachineFailed, Maker, NoSpace, Observer, Unfit
+from boxkeep_server.node.layer import NOT_LASTING, Keeper, MachineFailed, Maker, NoSpace, Observer, Unfit
 from boxkeep_server.node.ledger import Held, Ledger, subject_of
 from boxkeep_server.node.records import Machine
 
@@ -127,7 +127,8 @@ class Checkpoints:
         self._ledger.change(held, state=ClaimState.KEEPING)
         try:
             if closed:
-                await self._maker.still(machine, epoch, secret, if_idle=False)
+                if not await self._maker.still(machine, epoch, secret, if_idle=False):
+                    raise MachineFailed(NOT_LASTING)
             else:
                 await self._flush(held, machine)
             return await self._keeper.copy(subject_of(held), checkpoint, memory=memory)

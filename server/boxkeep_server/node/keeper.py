@@ -16,7 +16,7 @@ from boxkeep_server.model.node_api import Isolation, IsolationFacts, Role, Snaps
 from boxkeep_server.node import hostfacts
 from boxkeep_server.node.disks import Disks
 from boxkeep_server.node.images import Image
-from boxkeep_server.node.layer import Clock, MachineFailed, NoSpace, Revival, Subject, Unfit
+from boxkeep_server.node.layer import NOT_LASTING, Clock, MachineFailed, NoSpace, Revival, Subject, Unfit
 from boxkeep_server.node.machines import Machines, boot_id, told
 from boxkeep_server.node.parcels import packed, unpacked
 from boxkeep_server.node.parts import MemoryImage, Origin
@@ -56,7 +56,7 @@ class Keeper:
     isolations: Mapping[Isolation, IsolationFacts]
     now: Clock
 
-    async def keep(self, subject: Subject, *, or_files: bool) -> Snapshot:
+    async def keep(self, subject: Subject, *, or_files: bool, memory: bool = True) -> Snapshot:
         """See `layer.Keeper.keep`."""
         with _failing(f"machine {subject.machine} could not be kept"):
             name = subject.key.name
@@ -70,7 +70,7 @@ class Keeper:
             laps.append(time.perf_counter())
             lost = _MEMORY_LOST
             if machine is not None and self.machines.alive(machine):
-                lost = await self._stop(name, machine, or_files)
+                lost = await self._stop(name, machine, or_files, memory)
             laps.append(time.perf_counter())
             try:
                 return await self._take(subject, lost, laps)
@@ -79,7 +79,7 @@ class Keeper:
                     self.machines.thaw(machine.id)
                 raise
 
-    async def _stop(self, name: str, machine: Machine, or_files: bool) -> str:
+    async def _stop(self, name: str, machine: Machine, or_files: bool, memory: bool) -> str:
         """Have a machine stand still: under runsc halted, with its memory written, under runc frozen. Why there is no
         memory, if there is none."""
         await asyncio.to_thread(self._check_room, machine.id, machine if machine.isolation == "runsc" else None)
@@ -87,6 +87,8 @@ class Keeper:
         if machine.isolation == "runc":
             await self.machines.freeze(machine.id)
             return _MEMORY_LOST
+        if not memory:
+            return NOT_LASTING
         try:
             await self.machines.halt(machine)
             await self.machines.write_memory(machine, self.snapshots.memory(name), self.snapshots.mark(name))

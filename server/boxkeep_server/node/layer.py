@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import (
@@ -22,6 +22,10 @@ Clock = Callable[[], int]
 
 Tripwire = Callable[[str], None]
 """Called with the name of each step before it is taken. A test passes one that stops the node there."""
+
+
+NOT_LASTING: Final = "A connection within it is being opened that nobody takes: its memory could not be gone on from"
+"""Why the memory of a machine is not kept whose `still` says so."""
 
 
 def no_tripwire(step: str) -> None:
@@ -162,9 +166,10 @@ class Maker(Protocol):
             MachineFailed
         """
 
-    async def still(self, machine: Machine, epoch: int, secret: str, *, if_idle: bool) -> None:
+    async def still(self, machine: Machine, epoch: int, secret: str, *, if_idle: bool) -> bool:
         """Have nothing begin any more in a machine that is handed over, and cut off who is being served; with `if_idle`
-        only when nothing runs and nobody is.
+        only when nothing runs and nobody is. Whether its memory would be any good now: gVisor can go on from none in
+        which a connection is being opened.
 
         Raises:
             Busy, MachineFailed
@@ -198,8 +203,8 @@ class Maker(Protocol):
 class Keeper(Protocol):
     """Keeps what there is of machines, as snapshots that outlive every process and the host's restart."""
 
-    async def keep(self, subject: Subject, *, or_files: bool) -> Snapshot:
-        """Stop a machine, if it lives, and keep its disk, with its memory where its isolation can; on the device when
+    async def keep(self, subject: Subject, *, or_files: bool, memory: bool = True) -> Snapshot:
+        """Stop a machine, if it lives, and keep its disk, with its `memory` where its isolation can; on the device when
         this returns. What remains of the machine waits for `destroy`. With `or_files` memory that cannot be written is
         given up.
 

@@ -10,7 +10,7 @@ from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import ClaimState, DeathReason, Release, Snapshot
 from boxkeep_server.node import refusals
 from boxkeep_server.node.crew import Crew
-from boxkeep_server.node.layer import Busy, Clock, Keeper, MachineFailed, Maker, NoSpace, Observer, Unfit
+from boxkeep_server.node.layer import NOT_LASTING, Busy, Clock, Keeper, MachineFailed, Maker, NoSpace, Observer, Unfit
 from boxkeep_server.node.ledger import Held, Ledger, subject_of
 
 _log = logging.getLogger(__name__)
@@ -102,33 +102,38 @@ class Pauses:
         return snapshot
 
     async def _keep(self, held: Held, if_idle: bool, or_files: bool) -> Snapshot:
+        memory = True
         match held.binding.state:
             case ClaimState.DEAD:
                 raise refusals.ClaimIsDead("The machine is dead")
             case ClaimState.STARTING | ClaimState.KEEPING:
                 raise refusals.NotYet("The machine is not handed over yet")
             case ClaimState.RUNNING:
-                await self._still(held, if_idle)
+                memory = await self._still(held, if_idle)
                 self._ledger.change(held, state=ClaimState.PAUSING)
         try:
-            return await self._keeper.keep(subject_of(held), or_files=or_files)
+            if not (memory or or_files):
+                raise MachineFailed(NOT_LASTING)
+            return await self._keeper.keep(subject_of(held), or_files=or_files, memory=memory)
         except MachineFailed as error:
             _log.warning("sandbox %s is not paused: %s", held.key.sandbox, error)
             await self._go_on(held)
             kind = refusals.NoSpace if isinstance(error, NoSpace) else refusals.Broken
             raise kind(str(error)) from error
 
-    async def _still(self, held: Held, if_idle: bool) -> None:
+    async def _still(self, held: Held, if_idle: bool) -> bool:
+        """Whether its memory would be any good now, as far as is known."""
         if held.machine is None:
-            return
+            return True
         try:
-            await self._maker.still(held.machine, held.key.epoch, held.binding.secret, if_idle=if_idle)
+            return await self._maker.still(held.machine, held.key.epoch, held.binding.secret, if_idle=if_idle)
         except Busy as busy:
             raise refusals.Busy(str(busy)) from busy
         except MachineFailed as error:
             if if_idle:
                 raise refusals.Broken(str(error)) from error
             _log.warning("machine %s is kept though it does not answer: %s", held.machine.id, error)
+            return True
 
     async def _go_on(self, held: Held) -> None:
         """A machine that lives is as before; one that does not is still to be kept, unless its disk is gone."""
