@@ -249,7 +249,7 @@ class Layer:
         gone = [self.host.kept.pop(name, None) for name in names_of(checkpoint)]
         return any(one is not None for one in gone)
 
-    async def keep(self, subject: Subject, *, or_files: bool, memory: bool = True) -> Snapshot:
+    async def keep(self, subject: Subject, *, or_files: bool, lasting: bool = True) -> Snapshot:
         kept = self.host.kept.get(subject.key.name)
         if kept is not None and kept.whole is not None:
             return kept.whole
@@ -296,7 +296,9 @@ class Layer:
         image = Image(snapshot.image, snapshot.digest, Path("/nowhere"))
         image_of = MemoryImage(Path("/memory"), Path("/guest"), "b" * 32, snapshot.epoch, "00" * 32)
         digests = {"image": snapshot.digest, "guest": "guest-1", "runtime": "any"}
-        return Revival(image, digests, Origin(Path("/disk"), image_of if memory and snapshot.keeps == "memory" else None))
+        return Revival(
+            image, digests, Origin(Path("/disk"), image_of if memory and snapshot.keeps == "memory" else None)
+        )
 
     async def discard(self, sandbox: str, through: int, role: Role) -> int:
         self._step("layer: discard")

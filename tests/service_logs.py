@@ -1,6 +1,7 @@
 """What the services said while a test ran, for the report of one that failed: the test may be over, and its service
 taken down and its logs written over, before anybody can look."""
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
@@ -25,9 +26,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> object:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add what has been said since then, but for what is said all the time, to a report of failure."""
-    report: pytest.TestReport = yield
+    report = yield
     if report.failed:
         begun = item.stash.get(_begun, {})
         for log in sorted(log for log in _logs if log.exists()):

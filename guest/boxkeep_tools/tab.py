@@ -50,8 +50,8 @@ class Tab:
 
     `inner` are the sessions of frames that live in processes of their own: the session around each, and its frame's id.
     `moves` counts how often it has begun to load, and `came` are the documents that have come last, each with whether
-    none was on its way by then that is to come over it; both are told once it is `enabled`. It `is_stuck` while it has a
-    dialog that nobody can answer. What was done with it last `opens` another page, which is to load something.
+    none was on its way by then that is to come over it; both are told once it is `enabled`. It `is_stuck` while it has
+    a dialog that nobody can answer. What was done with it last `opens` another page, which is to load something.
     """
 
     protocol: Protocol

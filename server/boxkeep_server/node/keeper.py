@@ -56,7 +56,7 @@ class Keeper:
     isolations: Mapping[Isolation, IsolationFacts]
     now: Clock
 
-    async def keep(self, subject: Subject, *, or_files: bool, memory: bool = True) -> Snapshot:
+    async def keep(self, subject: Subject, *, or_files: bool, lasting: bool = True) -> Snapshot:
         """See `layer.Keeper.keep`."""
         with _failing(f"machine {subject.machine} could not be kept"):
             name = subject.key.name
@@ -70,7 +70,7 @@ class Keeper:
             laps.append(time.perf_counter())
             lost = _MEMORY_LOST
             if machine is not None and self.machines.alive(machine):
-                lost = await self._stop(name, machine, or_files, memory)
+                lost = await self._stop(name, machine, or_files, lasting)
             laps.append(time.perf_counter())
             try:
                 return await self._take(subject, lost, laps)
@@ -79,15 +79,17 @@ class Keeper:
                     self.machines.thaw(machine.id)
                 raise
 
-    async def _stop(self, name: str, machine: Machine, or_files: bool, memory: bool) -> str:
+    async def _stop(self, name: str, machine: Machine, or_files: bool, lasting: bool) -> str:
         """Have a machine stand still: under runsc halted, with its memory written, under runc frozen. Why there is no
         memory, if there is none."""
+        if not (lasting or or_files):
+            raise MachineFailed(NOT_LASTING)
         await asyncio.to_thread(self._check_room, machine.id, machine if machine.isolation == "runsc" else None)
         await asyncio.to_thread(self.snapshots.begin, name)
         if machine.isolation == "runc":
             await self.machines.freeze(machine.id)
             return _MEMORY_LOST
-        if not memory:
+        if not lasting:
             return NOT_LASTING
         try:
             await self.machines.halt(machine)

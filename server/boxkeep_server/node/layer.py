@@ -203,10 +203,10 @@ class Maker(Protocol):
 class Keeper(Protocol):
     """Keeps what there is of machines, as snapshots that outlive every process and the host's restart."""
 
-    async def keep(self, subject: Subject, *, or_files: bool, memory: bool = True) -> Snapshot:
-        """Stop a machine, if it lives, and keep its disk, with its `memory` where its isolation can; on the device when
-        this returns. What remains of the machine waits for `destroy`. With `or_files` memory that cannot be written is
-        given up.
+    async def keep(self, subject: Subject, *, or_files: bool, lasting: bool = True) -> Snapshot:
+        """Stop a machine, if it lives, and keep its disk, with its memory where its isolation can; on the device when
+        this returns. What remains of the machine waits for `destroy`. With `or_files` memory that cannot be written, or
+        by the word of `still` is not `lasting`, is given up.
 
         May be repeated at any point, by another process too: one that was kept is answered as it was; one that stopped
         on the way is kept with what there is of it.
@@ -245,8 +245,8 @@ class Keeper(Protocol):
         """
 
     async def revive(self, name: str, *, memory: bool) -> Revival:
-        """Verify a snapshot and say how a machine goes on from it: with the memory that it has, or from its files alone,
-        and then whatever its memory is like.
+        """Verify a snapshot and say how a machine goes on from it: with the memory that it has, or from its files alone
+        and whatever its memory is like.
 
         Raises:
             Unfit

@@ -10,7 +10,7 @@ from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import ClaimState, DeathReason, Release, Snapshot
 from boxkeep_server.node import refusals
 from boxkeep_server.node.crew import Crew
-from boxkeep_server.node.layer import NOT_LASTING, Busy, Clock, Keeper, MachineFailed, Maker, NoSpace, Observer, Unfit
+from boxkeep_server.node.layer import Busy, Clock, Keeper, MachineFailed, Maker, NoSpace, Observer, Unfit
 from boxkeep_server.node.ledger import Held, Ledger, subject_of
 
 _log = logging.getLogger(__name__)
@@ -102,27 +102,29 @@ class Pauses:
         return snapshot
 
     async def _keep(self, held: Held, if_idle: bool, or_files: bool) -> Snapshot:
-        memory = True
-        match held.binding.state:
-            case ClaimState.DEAD:
-                raise refusals.ClaimIsDead("The machine is dead")
-            case ClaimState.STARTING | ClaimState.KEEPING:
-                raise refusals.NotYet("The machine is not handed over yet")
-            case ClaimState.RUNNING:
-                memory = await self._still(held, if_idle)
-                self._ledger.change(held, state=ClaimState.PAUSING)
+        lasting = await self._halted(held, if_idle)
         try:
-            if not (memory or or_files):
-                raise MachineFailed(NOT_LASTING)
-            return await self._keeper.keep(subject_of(held), or_files=or_files, memory=memory)
+            return await self._keeper.keep(subject_of(held), or_files=or_files, lasting=lasting)
         except MachineFailed as error:
             _log.warning("sandbox %s is not paused: %s", held.key.sandbox, error)
             await self._go_on(held)
             kind = refusals.NoSpace if isinstance(error, NoSpace) else refusals.Broken
             raise kind(str(error)) from error
 
+    async def _halted(self, held: Held, if_idle: bool) -> bool:
+        """Have a machine that runs be one that is pausing; whether its memory would be any good, as far as is known."""
+        match held.binding.state:
+            case ClaimState.DEAD:
+                raise refusals.ClaimIsDead("The machine is dead")
+            case ClaimState.STARTING | ClaimState.KEEPING:
+                raise refusals.NotYet("The machine is not handed over yet")
+            case ClaimState.PAUSING:
+                return True
+        lasting = await self._still(held, if_idle)
+        self._ledger.change(held, state=ClaimState.PAUSING)
+        return lasting
+
     async def _still(self, held: Held, if_idle: bool) -> bool:
-        """Whether its memory would be any good now, as far as is known."""
         if held.machine is None:
             return True
         try:

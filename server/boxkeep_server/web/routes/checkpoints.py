@@ -139,8 +139,8 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         "restoreCheckpoint",
         "Have a ready or paused sandbox go back to a checkpoint of its own",
         description="What it is now is kept until that has come about; if it fails the sandbox is paused with it, and "
-        "`reason` says why. Commands that run and are not in the checkpoint end with `rolled_back`. With `memory: false` "
-        "it goes back to the files of the checkpoint alone.",
+        "`reason` says why. Commands that run and are not in the checkpoint end with `rolled_back`. With `memory: "
+        "false` it goes back to the files of the checkpoint alone.",
         handler=restore,
         query=WaitQuery,
         body=RestoreBody,

@@ -200,8 +200,8 @@ OPERATIONS: tuple[AnyOperation, ...] = (
         description="Answers at once with `queued`; with `wait=ready` when it is ready or failed, or as it is when the "
         "time is up. `ephemeral: false` asks that checkpoints may be taken of the workspace; it does not keep it by "
         "itself. With `fromCheckpoint` it begins with all that the checkpoint has, of its runtime and isolation, under "
-        "names of its own and with the `env` that is given here, with `memory: false` from its files alone; with `count` "
-        "as many are made, all or none, and the answer is `{items: [...]}`.",
+        "names of its own and with the `env` that is given here, with `memory: false` from its files alone; with "
+        "`count` as many are made, all or none, and the answer is `{items: [...]}`.",
         scope=Scope.CREATE,
         kind=CallKind.CREATE,
         handler=create,
