@@ -23,6 +23,7 @@ from boxkeep_server.node.bases import Bases
 from boxkeep_server.node.files import files_in
 from boxkeep_server.node.images import Images
 from boxkeep_server.node.layer import (
+    NOT_LASTING,
     Birth,
     Busy,
     LastWords,
@@ -102,6 +103,7 @@ class Host:
         self.closed: set[str] = set()
         self.full = False
         self.busy = False
+        self.lasting = True
         self.boot = "boot-1"
         self.time = 1_000_000
         self.set_by = 0
@@ -209,7 +211,7 @@ class Layer:
         if self.host.busy and if_idle:
             raise Busy("something runs")
         self.host.closed.add(machine.id)
-        return True
+        return self.host.lasting
 
     async def flush(self, machine: Machine, epoch: int, secret: str) -> None:
         self._step("layer: flush")
@@ -253,9 +255,13 @@ class Layer:
         kept = self.host.kept.get(subject.key.name)
         if kept is not None and kept.whole is not None:
             return kept.whole
+        if not (lasting or or_files):
+            raise MachineFailed(NOT_LASTING)
         body = self.host.bodies.get(subject.machine)
         if body is not None and body.alive:
             kept = await self._stop(subject)
+        if kept is not None and not lasting:
+            kept.memory = None
         if body is None or not body.disk:
             raise MachineFailed("its disk is gone")
         kept = kept or self.host.kept.setdefault(subject.key.name, Kept())

@@ -86,6 +86,16 @@ async def test_a_full_disk_and_a_failure_leave_the_machine_running(host: Host) -
     assert not host.closed
 
 
+async def test_memory_that_would_be_of_no_use_is_not_taken_and_files_are(host: Host) -> None:
+    service, wanted = await claimed(host, isolation="runsc")
+    host.lasting = False
+    with pytest.raises(refusals.Broken, match="is being opened"):
+        await service.checkpoints.take(Key.of(wanted), ONE, memory=True)
+    assert service.claims.get(Key.of(wanted)).state is ClaimState.RUNNING
+    assert not host.closed
+    assert (await service.checkpoints.take(Key.of(wanted), OTHER, memory=False)).keeps == "files"
+
+
 async def test_no_room_is_said_and_the_machine_goes_on(host: Host) -> None:
     service, wanted = await claimed(host)
     host.full = True

@@ -55,6 +55,16 @@ async def test_a_paused_machine_is_gone_and_kept(host: Host) -> None:
     assert await service.pauses.pause(Key.of(wanted)) == snapshot
 
 
+async def test_memory_that_would_be_of_no_use_is_not_kept_and_the_machine_goes_on_where_it_may(host: Host) -> None:
+    service, wanted = await claimed(host)
+    host.lasting = False
+    with pytest.raises(refusals.Broken, match="is being opened"):
+        await service.pauses.pause(Key.of(wanted))
+    assert service.claims.get(Key.of(wanted)).state is ClaimState.RUNNING
+    assert not host.closed
+    assert (await service.pauses.pause(Key.of(wanted), or_files=True)).keeps == "files"
+
+
 async def test_two_who_pause_at_once_get_the_same_snapshot(host: Host) -> None:
     service, wanted = await claimed(host)
     first, second = await asyncio.gather(*(service.pauses.pause(Key.of(wanted)) for _ in range(2)))
