@@ -14,7 +14,9 @@ from boxkeep_server.model.node_api import ClaimHint, ClaimState, DeathReason
 from boxkeep_server.node.api import Api, serve
 from boxkeep_server.nodes.client import NodeClient
 from tests.engines import MemoryEngine
-from tests.node_worlds import Host, Layer, adopted, wish
+from tests.node_hosts import Host
+from tests.node_layers import Layer
+from tests.node_worlds import adopted, wish
 
 SLOTS = 3
 

@@ -15,7 +15,9 @@ from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import Claim, ClaimHint, Claims, Leaks, NodeFacts, Refusal, Release
 from boxkeep_server.node.api import Api, serve
 from boxkeep_server.node.service import Service
-from tests.node_worlds import Host, Layer, NeverStarts, adopted, until, wish
+from tests.node_hosts import Host
+from tests.node_layers import Layer, NeverStarts
+from tests.node_worlds import adopted, until, wish
 
 
 class Socket:

@@ -7,7 +7,9 @@ import pytest
 from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import ClaimState, DeathReason
 from boxkeep_server.node.pool import Kind
-from tests.node_worlds import Body, Host, Layer, adopted, service_over, until, wish
+from tests.node_hosts import Body, Host
+from tests.node_layers import Layer
+from tests.node_worlds import adopted, service_over, until, wish
 
 RUNSC = Kind("base", "runsc")
 

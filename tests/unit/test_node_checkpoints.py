@@ -9,7 +9,9 @@ from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import ClaimState, Snapshot
 from boxkeep_server.node import refusals
 from boxkeep_server.node.layer import MachineFailed, Subject
-from tests.node_worlds import Host, Kept, Layer, adopted, until, wish
+from tests.node_hosts import Host, Kept
+from tests.node_layers import Layer
+from tests.node_worlds import adopted, until, wish
 from tests.unit.test_node_pauses import claimed
 
 ONE, OTHER = "a" * 32, "b" * 32

@@ -13,18 +13,9 @@ from boxkeep_server.model.node_api import ClaimState, DeathReason
 from boxkeep_server.node import refusals
 from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.room import SPARE_DISK_BYTES
-from tests.node_worlds import (
-    ComesLate,
-    DiesYoung,
-    ForgetsToDie,
-    Host,
-    Layer,
-    NeverStarts,
-    adopted,
-    service_over,
-    until,
-    wish,
-)
+from tests.node_hosts import Host
+from tests.node_layers import ComesLate, DiesYoung, ForgetsToDie, Layer, NeverStarts
+from tests.node_worlds import adopted, service_over, until, wish
 
 RUNSC = Kind("base", "runsc")
 

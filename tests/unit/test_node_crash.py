@@ -13,7 +13,9 @@ from boxkeep_server.model.node_api import ClaimState, ClaimWish, Snapshot
 from boxkeep_server.node import refusals
 from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.service import Service
-from tests.node_worlds import Host, Killed, Layer, Mine, service_over, wish
+from tests.node_hosts import Host, Killed, Mine
+from tests.node_layers import Layer
+from tests.node_worlds import service_over, wish
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ from boxkeep_server.node import refusals
 from boxkeep_server.node.pool import Kind
 from boxkeep_server.node.room import Memory
 from boxkeep_server.node.service import Service
-from tests.node_worlds import GIB, Host, Layer, adopted, until, wish
+from tests.node_hosts import GIB, Host
+from tests.node_layers import Layer
+from tests.node_worlds import adopted, until, wish
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ from boxkeep_server.model.node_api import ClaimState, ClaimWish, DeathReason
 from boxkeep_server.node import refusals
 from boxkeep_server.node.layer import MachineFailed, Subject
 from boxkeep_server.node.service import Service
-from tests.node_worlds import Host, Kept, Layer, adopted, until, wish
+from tests.node_hosts import Host, Kept
+from tests.node_layers import Layer
+from tests.node_worlds import adopted, until, wish
 
 
 @pytest.fixture

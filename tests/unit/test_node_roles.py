@@ -8,7 +8,9 @@ from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import ClaimState, ClaimWish, Role
 from boxkeep_server.node import refusals
-from tests.node_worlds import Host, Layer, adopted, wish
+from tests.node_hosts import Host
+from tests.node_layers import Layer
+from tests.node_worlds import adopted, wish
 
 BROWSER: Role = "browser"
 

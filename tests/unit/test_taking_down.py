@@ -7,7 +7,9 @@ import pytest
 from boxkeep_server.node.daemon import end_each
 from boxkeep_server.node.files import files_in
 from boxkeep_server.node.layer import LastWords, MachineFailed
-from tests.node_worlds import Host, Layer, adopted, wish
+from tests.node_hosts import Host
+from tests.node_layers import Layer
+from tests.node_worlds import adopted, wish
 
 
 class OneStays(Layer):
