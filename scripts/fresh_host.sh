@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make up` on a host that is not ours: a Debian with systemd, cgroup v2 alone, systemd-resolved, docker, ufw and IPv6 boots
-# in a virtual machine, and tests/fresh_host/inside.sh says there what becomes of it, across a reboot: fresh_host.sh
+# `make up` on a host that is not ours: a Debian with systemd, cgroup v2 alone, systemd-resolved, docker, ufw, firewalld,
+# NetworkManager and IPv6 boots in a virtual machine, and tests/fresh_host/inside.sh says there what becomes of it, across a reboot: fresh_host.sh
 # From the environment:
 #   FRESH_RELEASE  the Debian of that host: bookworm, or trixie
 #   FRESH_MINUTES  after which it is given up, 120
@@ -19,8 +19,8 @@ kept=$cache/fresh-host
 emulator=$kept/qemu
 host=$kept/host-$release
 log=$kept/last-$release.log
-packages=(btrfs-progs ca-certificates curl dbus docker.io git initramfs-tools iproute2 iptables kmod libnss-resolve
-  linux-image-cloud-amd64 make mmdebstrap nftables procps python3 python3-venv runc systemd systemd-resolved systemd-sysv
+packages=(btrfs-progs ca-certificates curl dbus docker.io firewalld git initramfs-tools iproute2 iptables kmod libnss-resolve
+  linux-image-cloud-amd64 make mmdebstrap network-manager nftables procps python3 python3-venv runc systemd systemd-resolved systemd-sysv
   systemd-timesyncd udev ufw util-linux zstd)
 
 debian() { # DIRECTORY RELEASE PACKAGE…: a Debian of this machine's own sources, made once

@@ -45,6 +45,9 @@ as_a_host() { # it has a name, gets its addresses from its network, resolves by 
   mkdir -p "$root/etc/systemd/network"
   printf '[Match]\nName=e*\n[Network]\nDHCP=yes\nIPv6AcceptRA=yes\n' >"$root/etc/systemd/network/80-dhcp.network"
   cp "$clone/tests/fresh_host/fresh-host.service" "$root/etc/systemd/system/"
+  # On for as long as it is to be seen, and beside networkd, which has the host's own links.
+  there systemctl --quiet disable firewalld NetworkManager NetworkManager-dispatcher NetworkManager-wait-online
+  printf '[keyfile]\nunmanaged-devices=interface-name:en*;interface-name:docker0\n' >"$root/etc/NetworkManager/conf.d/links.conf"
   there systemctl --quiet enable systemd-networkd systemd-resolved nftables ufw docker fresh-host
   # Nothing of Debian's own housekeeping beside it: on an emulated processor that takes minutes.
   there systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer

@@ -45,6 +45,27 @@ firewalls() { # such as people have
   say "docker is $(systemctl is-active docker), $(ufw status | head -n 1), $(iptables -S FORWARD | head -n 1)"
 }
 
+other_ways() { # of filtering packets and of having links
+  systemctl start NetworkManager
+  ufw disable >/dev/null
+  systemctl start firewalld
+  job goes-out "sandboxes have egress under firewalld"
+  firewall-cmd --quiet --reload
+  systemctl restart firewalld docker
+  job goes-out "and have it after firewalld was reloaded, and it and docker restarted"
+  job delete "new links are left alone by NetworkManager: $(nmcli -g DEVICE,STATE device | tr '\n' ' ')"
+  systemctl stop NetworkManager firewalld
+  ufw --force enable >/dev/null
+  job goes-out "and have it again under ufw"
+}
+
+full_disk() {
+  fallocate -l $(($(df --output=avail -B 1 / | tail -n 1) - (20 << 20))) /var/filled
+  job full "while the host's disk is full what runs goes on, and what cannot be done is told"
+  rm /var/filled
+  job delete "and sandboxes are made again once it is not"
+}
+
 before() {
   say "$(. /etc/os-release && echo "$PRETTY_NAME"), kernel $(uname -r), $(systemctl --version | head -n 1)"
   say "cgroups $(stat -fc %T /sys/fs/cgroup), resolv.conf $(readlink /etc/resolv.conf), $(runc --version | head -n 1)"
@@ -60,6 +81,8 @@ before() {
   systemctl restart nftables docker
   ufw reload >/dev/null
   job goes-out "and have it after nftables, docker and ufw were restarted"
+  other_ways
+  full_disk
   make restart
   systemctl daemon-reload
   systemctl daemon-reexec

@@ -119,6 +119,17 @@ def run(sandbox: str, command: str) -> str:
     return str(answer["stdout"])
 
 
+def why_not(path: str, body: dict[str, Any]) -> str:
+    """The sentence by which a call is refused for want of room; empty if it is not."""
+    try:
+        call("POST", path, body)
+    except urllib.error.HTTPError as refused:
+        if refused.code not in (503, 507):
+            raise
+        return str(json.loads(refused.read(1000))["error"])
+    return ""
+
+
 def counts(sandbox: str) -> None:
     """What runs there goes on."""
     before = run(sandbox, "cat /root/now")
@@ -208,6 +219,16 @@ def delete() -> None:
         deleted(created(isolation))
 
 
+def full() -> None:
+    """What runs goes on, and who asks for more than there is room for hears why."""
+    for sandbox in begun().values():
+        counts(sandbox)
+        run(sandbox, "echo more > /root/more && sync")
+    print("a checkpoint:", why_not("/v1/sandboxes/checkpoints", {"id": begun()["runc"]}) or "taken")
+    for sandbox in begun().values():
+        counts(sandbox)
+
+
 def pause() -> None:
     """The one under gVisor is paused with its memory; others take all the room there is, and one waits for it."""
     paused = begun()["runsc"]
@@ -240,6 +261,7 @@ STEPS = {
     "checkpoint": checkpoint,
     "goes-on": goes_on,
     "goes-out": goes_out,
+    "full": full,
     "delete": delete,
     "pause": pause,
     "after-reboot": after_reboot,
