@@ -92,7 +92,7 @@ class Rig:
         salvage = Salvage(database, steps, NobodyHome(), NothingRecorded())
         self.release = Release(database, steps, engine, reacher, self.take, salvage)
         self.pausing = Pausing(database, steps, self.sandboxes)
-        self.checkpoints = Checkpoints(database, steps, self.changes, self.sandboxes, self.pausing)
+        self.checkpoints = Checkpoints(database, steps, self.changes, self.sandboxes, self.pausing, self.take.unwritten)
         self.pause = Pause(database, steps, engine, reacher)
         self.discard = Discard(database, engine)
         self.warn = Warn(database, steps)

@@ -234,7 +234,7 @@ def control_over(
         idempotency=Idempotency(database, now_ms, settings.control.idempotency_kept_hours * HOUR_MS),
         sandboxes=sandboxes,
         pausing=pausing,
-        checkpoints=Checkpoints(database, steps, changes, sandboxes, pausing),
+        checkpoints=Checkpoints(database, steps, changes, sandboxes, pausing, take.unwritten),
         commands=commands,
         processes=Processes(visits=visits, rows=rows, settler=settler, now_ms=now_ms),
         files=files,

@@ -202,7 +202,7 @@ class Stage:
             idempotency=Idempotency(database, self.clock, 86_400_000),
             sandboxes=self.sandboxes,
             pausing=self.pausing,
-            checkpoints=Checkpoints(database, self.steps, self.changes, self.sandboxes, self.pausing),
+            checkpoints=Checkpoints(database, self.steps, self.changes, self.sandboxes, self.pausing, take.unwritten),
             commands=commands,
             processes=Processes(visits=visits, rows=self.rows, settler=self.settler, now_ms=self.clock),
             files=files,

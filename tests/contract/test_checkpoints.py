@@ -11,12 +11,13 @@ from boxkeep_server.control.reconcile.release import last_of
 from boxkeep_server.engine.interface import NotPaused
 from boxkeep_server.model.checkpoints import Checkpoint, CheckpointNotFound
 from boxkeep_server.model.commands import Outcome
-from boxkeep_server.model.errors import Conflict, Invalid, LimitReached, NoSpace, NotReady
+from boxkeep_server.model.errors import Conflict, Invalid, LimitReached, NoSpace, NotReady, Unavailable
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.ids import ids_after, is_id, new_id
 from boxkeep_server.model.node_api import DeathReason
 from boxkeep_server.model.sandboxes import NewSandbox, Reason, Sandbox
 from boxkeep_server.model.statuses import Status
+from boxkeep_server.store import checkpoints as rows_of_checkpoints
 from boxkeep_server.store.commands import CommandRows
 from boxkeep_server.store.database import Database
 from tests.controls import Rig, a_command
@@ -106,6 +107,24 @@ async def test_a_node_without_room_says_so_and_nothing_is_left(rig: Rig) -> None
         await take(rig, caller, box.id)
     assert (await rig.checkpoints.list(caller, None)).items == []
     assert (await rig.sandboxes.get(caller, box.id)).status is Status.READY
+
+
+async def test_who_waits_is_told_when_the_store_takes_no_outcome_and_finds_it_afterwards(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuses(*_: object) -> bool:
+        raise Unavailable("The store is away")
+
+    caller = await rig.caller()
+    box = await ready(rig, caller)
+    effect = new_id()
+    with monkeypatch.context() as full:
+        full.setattr(rows_of_checkpoints, "taken", refuses)
+        with pytest.raises(Unavailable, match="may come about yet"):
+            await take(rig, caller, box.id, checkpoint_id=effect)
+    assert (await take(rig, caller, box.id, checkpoint_id=effect)).id == effect
+    assert list(rig.engine.checkpoints) == [effect]
+    assert not rig.take.unwritten
 
 
 async def test_it_comes_about_after_lost_answers_and_by_the_process_after(database: Database, clock: Clock) -> None:

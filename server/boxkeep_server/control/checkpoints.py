@@ -1,7 +1,7 @@
 """Checkpoints: taken of a sandbox that goes on, listed, deleted, and gone back to."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -42,9 +42,18 @@ class CheckpointPage:
 
 
 class Checkpoints:
-    """The use cases."""
+    """The use cases. `unwritten` has the ids of those that may be there, and that the store does not take as that."""
 
-    def __init__(self, database: Database, steps: Steps, changes: Changes, those: Sandboxes, pausing: Pausing) -> None:
+    def __init__(
+        self,
+        database: Database,
+        steps: Steps,
+        changes: Changes,
+        those: Sandboxes,
+        pausing: Pausing,
+        unwritten: Container[str],
+    ) -> None:
+        self._unwritten = unwritten
         self._database = database
         self._steps = steps
         self._changes = changes
@@ -71,6 +80,7 @@ class Checkpoints:
             wanted = await self._want(caller, sandbox, checkpoint_id or new_id(), name=name, memory=memory)
             self._steps.wake(TAKE)
             until = asyncio.get_running_loop().time() + _TAKEN_WITHIN_S
+            has_waited = False
             while True:
                 found = await self._state(wanted.id)
                 if found is None:
@@ -79,9 +89,12 @@ class Checkpoints:
                     return found
                 if found.fault is not None:
                     raise _error(found.fault)
+                if has_waited and wanted.id in self._unwritten:
+                    raise Unavailable("The store is away; the checkpoint may come about yet")
                 if asyncio.get_running_loop().time() >= until:
                     raise TimedOut("The checkpoint is not whole yet")
                 await ear.heard(_POLL_S)
+                has_waited = True
 
     async def _want(
         self, caller: Caller, sandbox: Sandbox, checkpoint_id: str, *, name: str | None, memory: bool

@@ -10,6 +10,7 @@ from boxkeep_server.control.reconcile.crowd import Crowd
 from boxkeep_server.control.steps import SYSTEM, TAKE, UPLOAD, Steps
 from boxkeep_server.engine.interface import Engine, EngineError, MachineGone, NodeAway, NotPaused
 from boxkeep_server.model.checkpoints import Checkpoint, Fault
+from boxkeep_server.model.errors import Unavailable
 from boxkeep_server.model.machines import Key
 from boxkeep_server.model.node_api import Snapshot
 from boxkeep_server.store import checkpoints
@@ -21,13 +22,15 @@ _log = logging.getLogger(__name__)
 
 
 class Take:
-    """Moves checkpoints from `taking` to `whole`, or to `failed` where nothing can be kept."""
+    """Moves checkpoints from `taking` to `whole`, or to `failed` where nothing can be kept. `unwritten` are those whose
+    node has answered, and of which the store does not take what came of them."""
 
     def __init__(self, database: Database, steps: Steps, engine: Engine) -> None:
         self._database = database
         self._steps = steps
         self._engine = engine
         self._more = False
+        self.unwritten: set[str] = set()
         self.crowd = Crowd(AT_ONCE, self._go_on)
 
     def _go_on(self) -> None:
@@ -52,22 +55,33 @@ class Take:
         """Have a checkpoint that is wanted taken, and write what came of it. May be repeated.
 
         Raises:
-            NodeAway: it is wanted yet.
+            NodeAway, Unavailable: it is wanted yet.
         """
         # All at once: what a page and the code have in common is of one moment, as near as it can be.
         main, *sides = found = await asyncio.gather(*(self._taken(wanted, key) for key in wanted.machines))
         if away := next((one for one in found if isinstance(one, NodeAway)), None):
             raise away
-        if isinstance(main, Snapshot):
-            beside = [one for one in sides if isinstance(one, Snapshot)]
-            async with self._database.writing() as connection:
+        try:
+            await self._write(wanted, main, sides)
+        except Unavailable:
+            self.unwritten.add(wanted.id)
+            raise
+        else:
+            self.unwritten.discard(wanted.id)
+            self._steps.wake(UPLOAD)
+        finally:
+            self._steps.tell_of(wanted.sandbox)
+
+    async def _write(
+        self, wanted: Checkpoint, main: Snapshot | EngineError, sides: Sequence[Snapshot | EngineError]
+    ) -> None:
+        async with self._database.writing() as connection:
+            if isinstance(main, Snapshot):
+                beside = [one for one in sides if isinstance(one, Snapshot)]
                 lost = _lost(main, wanted.machines[1:], sides)
                 await checkpoints.taken(connection, wanted, main, beside, lost, wanted.created_by or SYSTEM)
-        else:
-            async with self._database.writing() as connection:
+            else:
                 await checkpoints.failed(connection, wanted, _fault(main))
-        self._steps.tell_of(wanted.sandbox)
-        self._steps.wake(UPLOAD)
 
     async def _taken(self, wanted: Checkpoint, key: Key) -> Snapshot | NodeAway | NotPaused | MachineGone:
         """What is kept of one machine, or why nothing is, yet or for ever."""
