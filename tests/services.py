@@ -88,7 +88,7 @@ class Service:
             "BOXKEEP_CONTROL__RATE_LIMITS": "false",
             "BOXKEEP_CONTROL__WEBHOOK_NETWORKS": '["127.0.0.0/8"]',
             "BOXKEEP_NODE__SUBNET": f'"{self.subnet}"',
-            "BOXKEEP_NODE__DISK_GIB": "48",
+            "BOXKEEP_NODE__DISK_GIB": "24",
             "BOXKEEP_NODE__MACHINE_DISK_GIB": "4",
             "BOXKEEP_NODE__MACHINE_MEMORY_MIB": "1024",
             "BOXKEEP_NODE__SLOTS": "64",

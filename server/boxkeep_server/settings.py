@@ -136,7 +136,11 @@ class NodeSettings(Section):
     ] = "pool"
     disk_gib: Annotated[
         int | None,
-        Field(ge=4, description="Size of the disk pool in GiB; by default half of what is free, at most 200."),
+        Field(
+            ge=4,
+            description="What the disk pool may grow to in GiB; by default half of what it has and the host has free, "
+            "at most 200. It takes room from the host as it needs it, ahead of what is written, and keeps it.",
+        ),
     ] = None
     machine_disk_gib: Annotated[int, Field(ge=1, description="Ceiling of one sandbox's disk in GiB, in a pool.")] = 10
     machine_memory_mib: Annotated[int, Field(ge=128, description="Ceiling of one sandbox's memory in MiB.")] = 4096

@@ -133,6 +133,12 @@ def sysfs(filesystem: Path) -> Path:
     return _SYSFS / str(uuid.UUID(bytes=bytes(told[_FSID])))
 
 
+def promised(filesystem: Path) -> int:
+    """Bytes that writers have been promised, and that statvfs takes for free until they are committed."""
+    told = sysfs(filesystem) / "allocation" / "data"
+    return sum(int((told / name).read_text()) for name in ("bytes_may_use", "bytes_reserved"))
+
+
 def limit(subvolume: Path, size_bytes: int) -> None:
     """Let a subvolume reference at most `size_bytes`."""
     argument = struct.pack("=QQQQQQ", 0, _LIMIT_MAX_REFERENCED, size_bytes, 0, 0, 0)

@@ -12,10 +12,12 @@ from typing import Final
 
 from boxkeep_server.node import btrfs, tars
 from boxkeep_server.node.mountspace import mounts, unmount_below
+from boxkeep_server.node.pool_file import PoolFile
 from boxkeep_server.node.program_streams import input_of, output_of
 from boxkeep_server.node.volumes import HALF, Receiver, StreamForm
 
-OPTIONS: Final = "loop,noatime,discard=async,compress=zstd:1,nosuid,nodev"
+# What is freed stays the pool's: given back to the host it might be gone when it is wanted again.
+OPTIONS: Final = "loop,noatime,nodiscard,compress=zstd:1,nosuid,nodev"
 _PROBE: Final = ".probe"
 _PROBE_BYTES: Final = 8 << 20
 _PROBE_EVERY_S: Final = 0.05
@@ -23,25 +25,27 @@ _COUNTED_WITHIN_S: Final = 10.0
 
 
 class BtrfsPool:
-    """The pool at `mount`, kept in `file`, which is grown to `size_bytes` and never shrunk. See `volumes.Volume`."""
+    """The pool at `mount`, kept in `file`. It grows ahead of what is written, so that there are `ahead_bytes` left until
+    it has `most_bytes`, and never shrinks. See `volumes.Volume`."""
 
     form: StreamForm = "btrfs"
 
-    def __init__(self, file: Path, mount: Path, size_bytes: int) -> None:
-        self._file = file
-        self._size_bytes = size_bytes
+    def __init__(self, file: Path, mount: Path, most_bytes: int, ahead_bytes: int) -> None:
+        self._file = PoolFile(file, most_bytes)
+        self._ahead_bytes = ahead_bytes
         self.mount = mount
 
     def open(self) -> None:
         """See `Volume.open`."""
-        self._grow_file(self._size_bytes)
+        if not self._file.path.exists():
+            self._make_file()
+        self._file.fill()
         self.mount.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not any(entry.target == str(self.mount) for entry in mounts()):
-            subprocess.run(["mount", "-t", "btrfs", "-o", OPTIONS, self._file, self.mount], check=True)
+            subprocess.run(["mount", "-t", "btrfs", "-o", OPTIONS, self._file.path, self.mount], check=True)
         self.mount.chmod(0o700)
-        for device in self._loop_devices():
-            subprocess.run(["losetup", "--set-capacity", device], check=True)
-        btrfs.grow(self.mount)
+        self._take_all()
+        self.make_room()
         btrfs.enable_quota(self.mount)
         btrfs.count_large_trees_too(self.mount)
 
@@ -148,24 +152,29 @@ class BtrfsPool:
         btrfs.commit(self.mount)
 
     def free_bytes(self) -> int:
-        """How much more can be written: by the pool, and by the file system that its file grows in."""
-        found = (os.statvfs(path) for path in (self.mount, self._file.parent))
-        return min(one.f_bavail * one.f_frsize for one in found)
+        """How much more can be written, without what it may grow by."""
+        found = os.statvfs(self.mount)
+        return max(0, found.f_bavail * found.f_frsize - btrfs.promised(self.mount))
 
-    def _grow_file(self, size_bytes: int) -> None:
-        if not self._file.exists():
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self._file.with_name(f"{self._file.name}.new")
-            with open(fresh, "wb", opener=_private) as file:
-                file.truncate(size_bytes)
-            subprocess.run(["mkfs.btrfs", "--quiet", "--force", "--label", "boxkeep", fresh], check=True)
-            fresh.rename(self._file)
-        if self._file.stat().st_size < size_bytes:
-            os.truncate(self._file, size_bytes)
+    def make_room(self) -> None:
+        """See `Volume.make_room`."""
+        lacks = self._ahead_bytes - self.free_bytes()
+        if lacks > 0 and self._file.grow(lacks):
+            self._take_all()
+
+    def _make_file(self) -> None:
+        path = self._file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f"{path.name}.new")
+        self._file.make(fresh, self._ahead_bytes)
+        subprocess.run(["mkfs.btrfs", "--quiet", "--force", "--nodiscard", "--label", "boxkeep", fresh], check=True)
+        fresh.rename(path)
+
+    def _take_all(self) -> None:
+        """Have the file system be as large as its file."""
+        for device in self._loop_devices():
+            subprocess.run(["losetup", "--set-capacity", device], check=True)
+        btrfs.grow(self.mount)
 
     def _loop_devices(self) -> Iterator[str]:
         return (entry.source for entry in mounts() if entry.target == str(self.mount))
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)

@@ -47,7 +47,9 @@ _log = logging.getLogger(__name__)
 
 _THREADS: Final = 16
 _STARTS_PER_PROCESSOR: Final = 2
-_LIMITS_EVERY_S: Final = 2.0
+_DISKS_EVERY_S: Final = 1.0
+_AHEAD_GIB: Final = 2
+"""What there is room for ahead, beside what one sandbox may write at once."""
 
 
 class NodeRuns(Exception):
@@ -166,7 +168,7 @@ async def _live(settings: Settings, lay_ground: LayGround) -> None:
     _log.info("adopted %d claims and %d warm machines", len(plan.hold), len(plan.warm))
     runner = await serve(Api(service, _uids(settings)).application(), settings.node_socket, _group(settings))
     try:
-        await _until(stop, [service.run, *opened.ground.tasks, partial(_keep_limits, opened.disks)])
+        await _until(stop, [service.run, *opened.ground.tasks, partial(_keep_disks, opened.disks)])
     finally:
         await runner.cleanup()
 
@@ -181,11 +183,12 @@ class Opened:
     cgroups: Cgroups
 
 
-async def _keep_limits(disks: Disks) -> None:
-    """See that the limits of disks go on to hold."""
+async def _keep_disks(disks: Disks) -> None:
+    """See that disks have room ahead, and that their limits go on to hold."""
     held = True
     while True:
-        await asyncio.sleep(_LIMITS_EVERY_S)
+        await asyncio.sleep(_DISKS_EVERY_S)
+        await asyncio.to_thread(disks.volume.make_room)
         holds = await asyncio.to_thread(disks.volume.mend_limits)
         if held and not holds:
             _log.warning("the kernel has lost count of what disks use: their limits do not hold until it has counted")
@@ -280,7 +283,8 @@ def open_disks(settings: Settings) -> Disks:
     volume: Volume
     if settings.node.disks == "pool":
         _refuse_other(directory, settings)
-        volume = BtrfsPool(pool, mount, hostfacts.pool_bytes(settings.node.disk_gib, pool))
+        ahead_gib = settings.node.machine_disk_gib + _AHEAD_GIB
+        volume = BtrfsPool(pool, mount, hostfacts.pool_bytes(settings.node.disk_gib, pool), ahead_gib << 30)
     else:
         _refuse_other(pool, settings)
         volume = PlainDirectory(directory, mount)

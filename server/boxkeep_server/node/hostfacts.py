@@ -35,12 +35,11 @@ def memory_reader(layout: Layout, parent: str) -> Memory:
 
 
 def pool_bytes(wished_gib: int | None, file: Path) -> int:
-    """How large the disk pool is to be: as wished, as it is, or half of what is free."""
+    """How large the disk pool may grow: as wished, or to half of what it has and the host has free."""
     if wished_gib is not None:
         return wished_gib * GIB
-    if file.exists():
-        return file.stat().st_size
-    free_gib = shutil.disk_usage(file.parent).free // GIB
+    has = file.stat().st_blocks * 512 if file.exists() else 0
+    free_gib = (has + shutil.disk_usage(file.parent).free) // GIB
     return min(max(free_gib // 2, _POOL_LEAST_GIB), _POOL_MOST_GIB) * GIB
 
 

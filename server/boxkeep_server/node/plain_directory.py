@@ -142,6 +142,9 @@ class PlainDirectory:
         out_of_files = found.f_files > 0 and found.f_favail < _SPARE_FILES
         return 0 if out_of_files else found.f_bavail * found.f_frsize
 
+    def make_room(self) -> None:
+        """See `Volume.make_room`: what the file system has is there."""
+
     def _copy(self, program: tuple[str, ...], origin: Path, path: Path) -> None:
         if path.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))

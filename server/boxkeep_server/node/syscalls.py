@@ -145,6 +145,17 @@ def sync_file_system(path: str | Path) -> None:
         os.close(descriptor)
 
 
+def allocate(descriptor: int, offset: int, length: int) -> None:
+    """Have the file system set room aside for a stretch of a file, which is extended to hold it; what is there stays.
+
+    Raises:
+        OSError: ENOSPC, with the file perhaps grown by some of it, and EOPNOTSUPP where the file system cannot.
+    """
+    call = _libc.fallocate
+    call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    _checked(call(descriptor, 0, offset, length), "fallocate")
+
+
 def become_subreaper() -> None:
     """Make this process the parent of what its descendants orphan."""
     _checked(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl", "subreaper")

@@ -141,6 +141,9 @@ class Volume(Trees, Streams, Protocol):
     def free_bytes(self) -> int:
         """How much more can be written."""
 
+    def make_room(self) -> None:
+        """See that there is room ahead of what is written, where there is some to be had. To be called now and then."""
+
 
 class OtherVolume(Exception):
     """What a node has lies on another kind of volume than its settings name; the sentence says what to do."""

@@ -209,7 +209,7 @@ class Room:
 
     def _volume(self, kind: str) -> Volume:
         if kind == "pool":
-            return BtrfsPool(self.lib / "pool.img", self.run / "pool", 8 * GIB)
+            return BtrfsPool(self.lib / "pool.img", self.run / "pool", 8 * GIB, 8 * GIB)
         return PlainDirectory(self.lib / "disks", self.run / "pool")
 
     def _image(self) -> Image:
