@@ -25,8 +25,10 @@ _COUNTED_WITHIN_S: Final = 10.0
 
 
 class BtrfsPool:
-    """The pool at `mount`, kept in `file`. It grows ahead of what is written, so that there are `ahead_bytes` left until
-    it has `most_bytes`, and never shrinks. See `volumes.Volume`."""
+    """The pool at `mount`, kept in `file`. See `volumes.Volume`.
+
+    It grows ahead of what is written, so that there are `ahead_bytes` left until it has `most_bytes`; it never shrinks.
+    """
 
     form: StreamForm = "btrfs"
 
