@@ -23,14 +23,14 @@ packages=(btrfs-progs ca-certificates curl dbus docker.io firewalld git initramf
   linux-image-cloud-amd64 make mmdebstrap network-manager nftables procps python3 python3-venv runc systemd systemd-resolved systemd-sysv
   systemd-timesyncd udev ufw util-linux zstd)
 
-debian() { # DIRECTORY RELEASE PACKAGE…: a Debian of this machine's own sources, made once
+debian() { # DIRECTORY RELEASE PACKAGE…: a Debian of this machine's own sources, made once for these packages
   local directory=$1 release=$2
   shift 2
-  [ ! -e "$directory.made" ] || return 0
+  [ "$(cat "$directory.made" 2>/dev/null)" != "$*" ] || return 0
   echo "making $directory" >&2
   rm -rf "$directory"
   mmdebstrap --quiet --mode=root --variant=minbase --skip=check/empty --include="$(IFS=,; echo "$*")" "$release" "$directory"
-  touch "$directory.made"
+  echo "$*" >"$directory.made"
 }
 
 own_mounts() { # COMMAND…: what it mounts goes with it

@@ -134,9 +134,13 @@ def sysfs(filesystem: Path) -> Path:
 
 
 def promised(filesystem: Path) -> int:
-    """Bytes that writers have been promised, and that statvfs takes for free until they are committed."""
+    """Bytes that writers have been promised, and that statvfs takes for free until they are committed; 0 where the
+    kernel's word cannot be had."""
     told = sysfs(filesystem) / "allocation" / "data"
-    return sum(int((told / name).read_text()) for name in ("bytes_may_use", "bytes_reserved"))
+    try:
+        return sum(int((told / name).read_text()) for name in ("bytes_may_use", "bytes_reserved"))
+    except OSError:
+        return 0
 
 
 def limit(subvolume: Path, size_bytes: int) -> None:
