@@ -181,6 +181,35 @@ async def test_what_has_no_room_for_both_is_not_tried_again_and_holds_up_no_othe
     assert (over.status, over.reason) == (Status.FAILED, Reason.NO_CAPACITY)
 
 
+async def test_what_wants_two_slots_is_overtaken_for_half_of_its_time_and_not_for_ever(
+    rig: Rig, caller: Caller, engine: Faulty
+) -> None:
+    engine.slots = 2
+    singles = [await rig.sandboxes.create(caller, NewSandbox()) for _ in range(2)]
+    await rig.round()
+    pair = await rig.sandboxes.create(caller, WISH)
+    await rig.round()
+
+    async def instead(of: Sandbox) -> Sandbox:
+        """Another, which is created while there is no room, and then one of those ends that have it."""
+        other = await rig.sandboxes.create(caller, NewSandbox())
+        await rig.round()
+        await rig.sandboxes.end(caller, of.id)
+        for _ in range(3):
+            await rig.round()
+        return await now(rig, caller, other)
+
+    overtakes = await instead(of=singles[0])
+    assert overtakes.status is Status.READY
+    rig.clock.at += 30_000
+    waits = await instead(of=singles[1])
+    assert waits.status is Status.QUEUED
+    await rig.sandboxes.end(caller, overtakes.id)
+    for _ in range(3):
+        await rig.round()
+    assert (await now(rig, caller, pair)).status is Status.READY
+
+
 async def test_a_machine_that_does_not_come_up_fails_it_and_leaves_nothing(
     rig: Rig, caller: Caller, engine: Faulty
 ) -> None:

@@ -31,7 +31,7 @@ from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.errors import TimedOut, Unavailable
 from boxkeep_server.model.events import EventType
 from boxkeep_server.model.machines import MAIN, Key
-from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason
+from boxkeep_server.model.node_api import Claim, ClaimState, ClaimWish, DeathReason, NodeFacts
 from boxkeep_server.model.sandboxes import Reason, Sandbox
 from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import agents, checkpoints, companions, endings, sandboxes, selections
@@ -114,13 +114,25 @@ class Place:
             await self._give_up(again, Reason.NODE_LOST)
             again, turns = [], []
         else:
-            room = max((node.slots - node.slots_used for node in nodes if node.admitting), default=0)
-            turns = [one for one in turns if len(one.machines) <= room][:1]
+            turns = self._first_with_room(turns, nodes)
         async with self._database.reading() as connection:
             queued = await selections.queued_before(connection, self._steps.now_ms() - self._no_room_wait_ms)
         tried = {sandbox.id for sandbox in turns}
         await self._give_up([one for one in queued if one.id not in tried], Reason.NO_CAPACITY)
         return again, turns
+
+    def _first_with_room(self, turns: list[Sandbox], nodes: Sequence[NodeFacts]) -> list[Sandbox]:
+        """Who has its turn next. One that wants several slots lets others that there is room for go before it for half
+        of its time, and none after that: it would be overtaken for ever."""
+        room = max((node.slots - node.slots_used for node in nodes if node.admitting), default=0)
+        most = max((node.slots for node in nodes), default=0)
+        for one in turns:
+            wants = len(one.machines)
+            if wants <= room:
+                return [one]
+            if wants <= most and 2 * self._waited_ms(one) >= self._no_room_wait_ms:
+                return []
+        return []
 
     async def _give_up(self, waiting: Sequence[Sandbox], reason: Reason) -> None:
         for sandbox in waiting:
@@ -133,7 +145,10 @@ class Place:
         await self._steps.step(sandbox, after, reason=reason, origin=None, files_only=False)
 
     def _waited_too_long(self, sandbox: Sandbox) -> bool:
-        return self._steps.now_ms() - sandbox.queued_at >= self._no_room_wait_ms
+        return self._waited_ms(sandbox) >= self._no_room_wait_ms
+
+    def _waited_ms(self, sandbox: Sandbox) -> int:
+        return self._steps.now_ms() - sandbox.queued_at
 
     async def _place(self, sandbox: Sandbox) -> None:
         placed: Sandbox | None = sandbox
