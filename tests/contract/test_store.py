@@ -65,6 +65,7 @@ def queued(organisation: str, **fields: Any) -> Sandbox:
         "lifecycle": Lifecycle("pause", 5000, True),
         "sides": {"browser": 3},
         "kept_sides": {"browser": 2},
+        "files_only": True,
     }
     absent = {name: None for name in Sandbox.__slots__ if name not in values}
     return Sandbox(**{**absent, **values, **fields})
