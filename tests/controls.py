@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from boxkeep_server.blobs.interface import Blobs
 from boxkeep_server.control.artifacts import Artifacts
@@ -136,22 +137,23 @@ class Rig:
         return await self.keys.authenticate(made.key)
 
 
-def a_command(box: Sandbox, caller: Caller) -> Command:
+def command_in(sandbox: Sandbox, **fields: Any) -> Command:
     """A command that runs in a sandbox."""
     return Command(
         id=new_id(),
-        sandbox=box.id,
-        organisation=box.organisation,
-        epoch=box.epoch,
+        sandbox=sandbox.id,
+        organisation=sandbox.organisation,
+        epoch=sandbox.epoch,
         kind="exec",
-        line="sleep",
-        cwd="/",
+        line="sleep 60",
+        cwd="/workspace",
         user="root",
         background=True,
         pty=False,
         timeout_ms=None,
-        started_at=box.created_at,
-        started_by=caller.key_id,
+        started_at=sandbox.ready_at or 0,
+        started_by=sandbox.created_by,
+        **fields,
     )
 
 

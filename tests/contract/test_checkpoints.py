@@ -20,7 +20,7 @@ from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import checkpoints as rows_of_checkpoints
 from boxkeep_server.store.commands import CommandRows
 from boxkeep_server.store.database import Database
-from tests.controls import Rig, a_command
+from tests.controls import Rig, command_in
 from tests.engines import AnswersLost, Clock
 
 KEPT = NewSandbox(ephemeral=False, isolation="runsc", runtime="python")
@@ -247,7 +247,7 @@ async def test_without_memory_it_goes_back_to_the_files_and_all_commands_are_rol
     caller = await rig.caller()
     box = await ready(rig, caller)
     rows = CommandRows(database)
-    command = a_command(box, caller)
+    command = command_in(box)
     await rows.write([command], [])
     taken = await take(rig, caller, box.id, memory=True)
     if paused:

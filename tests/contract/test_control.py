@@ -6,7 +6,7 @@ import pytest
 
 from boxkeep_server.control.audit import Audit
 from boxkeep_server.control.keys import Caller
-from boxkeep_server.model.commands import Command, Outcome
+from boxkeep_server.model.commands import Outcome
 from boxkeep_server.model.errors import (
     Invalid,
     LimitReached,
@@ -15,7 +15,6 @@ from boxkeep_server.model.errors import (
     Unauthenticated,
 )
 from boxkeep_server.model.events import QUIET, Event, EventType, Note
-from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import DeathReason
 from boxkeep_server.model.plans import HOUR_MS, Plan
 from boxkeep_server.model.sandboxes import NewSandbox, Reason, Sandbox
@@ -24,7 +23,7 @@ from boxkeep_server.store import events, organisations
 from boxkeep_server.store import sandboxes as rows
 from boxkeep_server.store.commands import CommandRows, Ending
 from boxkeep_server.store.database import Database
-from tests.controls import Rig
+from tests.controls import Rig, command_in
 from tests.engines import AnswersLost, Clock, ComesLate, MemoryEngine, NeverStarts
 
 
@@ -163,25 +162,6 @@ async def test_a_dead_machine_fails_its_sandbox_and_hours_run_until_its_death(ri
     over = await rig.sandboxes.get(caller, made.id)
     assert (over.status, over.reason, over.billed_ms) == (Status.FAILED, Reason.OUT_OF_MEMORY, 400)
     assert rig.engine.machines == {}
-
-
-def command_in(sandbox: Sandbox, **fields: object) -> Command:
-    return Command(
-        id=new_id(),
-        sandbox=sandbox.id,
-        organisation=sandbox.organisation,
-        epoch=sandbox.epoch,
-        kind="exec",
-        line="sleep 60",
-        cwd="/workspace",
-        user="root",
-        background=True,
-        pty=False,
-        timeout_ms=None,
-        started_at=sandbox.ready_at or 0,
-        started_by=sandbox.created_by,
-        **fields,  # type: ignore[arg-type]
-    )
 
 
 UNDER_COMMANDS = [

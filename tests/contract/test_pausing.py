@@ -7,7 +7,7 @@ import pytest
 
 from boxkeep_server.control.keys import Caller
 from boxkeep_server.engine.interface import NotPaused
-from boxkeep_server.model.commands import Outcome
+from boxkeep_server.model.commands import Command, Outcome
 from boxkeep_server.model.errors import Conflict, LimitReached, NotReady, SandboxNotFound
 from boxkeep_server.model.ids import new_id
 from boxkeep_server.model.node_api import ClaimState, DeathReason
@@ -17,7 +17,7 @@ from boxkeep_server.model.statuses import Status
 from boxkeep_server.store import events, organisations, running
 from boxkeep_server.store.commands import CommandRows
 from boxkeep_server.store.database import Database
-from tests.controls import Rig, a_command
+from tests.controls import Rig, command_in
 from tests.engines import AnswersLost, Clock, MemoryEngine, NeverStarts
 
 
@@ -39,6 +39,12 @@ async def on_a_plan(rig: Rig, database: Database, **limits: Any) -> Caller:
     async with database.writing() as connection:
         await organisations.put_plan(connection, Plan("small", None, features=frozenset(), **given))
     return await rig.caller("small", "small")
+
+
+async def outcome_of(rows: CommandRows, command: Command) -> Outcome | None:
+    found = await rows.get(command.id)
+    assert found is not None
+    return found.outcome
 
 
 async def test_a_sandbox_is_paused_and_goes_on_from_what_was_kept(rig: Rig, database: Database) -> None:
@@ -266,13 +272,11 @@ async def test_commands_that_a_pause_of_files_cut_off_have_that_outcome(rig: Rig
     caller = await rig.caller()
     box = await ready(rig, caller, isolation="runc")
     rows = CommandRows(database)
-    command = a_command(box, caller)
+    command = command_in(box)
     await rows.write([command], [])
     await rig.pausing.pause(caller, box.id)
     await rig.round()
-    row = await rows.get(command.id)
-    assert row is not None
-    assert row.outcome is Outcome.LOST_ON_FILES_PAUSE
+    assert await outcome_of(rows, command) is Outcome.LOST_ON_FILES_PAUSE
     assert (await rig.sandboxes.get(caller, box.id)).pause_keeps == "files"
 
 
@@ -280,25 +284,21 @@ async def test_commands_go_on_through_a_pause_that_keeps_memory(rig: Rig, databa
     caller = await rig.caller()
     box = await ready(rig, caller)
     rows = CommandRows(database)
-    command = a_command(box, caller)
+    command = command_in(box)
     await rows.write([command], [])
     await rig.pausing.pause(caller, box.id)
     await rig.round()
-    row = await rows.get(command.id)
-    assert row is not None
-    assert row.outcome is None
+    assert await outcome_of(rows, command) is None
     await rig.sandboxes.end(caller, box.id)
     await rig.round()
-    row = await rows.get(command.id)
-    assert row is not None
-    assert row.outcome is Outcome.SANDBOX_ENDED
+    assert await outcome_of(rows, command) is Outcome.SANDBOX_ENDED
 
 
 async def test_without_its_memory_it_goes_on_from_files_and_commands_are_lost(rig: Rig, database: Database) -> None:
     caller = await rig.caller()
     box = await ready(rig, caller)
     rows = CommandRows(database)
-    command = a_command(box, caller)
+    command = command_in(box)
     await rows.write([command], [])
     await rig.pausing.pause(caller, box.id)
     await rig.round()
@@ -306,16 +306,12 @@ async def test_without_its_memory_it_goes_on_from_files_and_commands_are_lost(ri
     await rig.pausing.resume(caller, box.id, memory=False)
     with pytest.raises(Conflict, match="without its memory"):
         await rig.pausing.resume(caller, box.id)
-    row = await rows.get(command.id)
-    assert row is not None
-    assert row.outcome is None, "it is lost before the files have come up"
+    assert await outcome_of(rows, command) is None, "it is lost before the files have come up"
     await rig.round()
     wish, back = rig.engine.wishes[-1], await rig.sandboxes.get(caller, box.id)
     assert (wish.resume, wish.memory) == (1, False)
     assert (back.status, back.files_only, back.kept_epoch) == (Status.READY, False, None)
-    row = await rows.get(command.id)
-    assert row is not None
-    assert row.outcome is Outcome.LOST_ON_FILES_PAUSE
+    assert await outcome_of(rows, command) is Outcome.LOST_ON_FILES_PAUSE
     await rig.pausing.resume(caller, box.id)
 
 
@@ -324,7 +320,7 @@ async def test_memory_is_given_up_only_once_the_files_have_come_up(database: Dat
     caller = await first.caller()
     box = await ready(first, caller)
     rows = CommandRows(database)
-    command = a_command(box, caller)
+    command = command_in(box)
     await rows.write([command], [])
     await first.pausing.pause(caller, box.id)
     await first.round()
@@ -335,9 +331,7 @@ async def test_memory_is_given_up_only_once_the_files_have_come_up(database: Dat
     await rig.round()
     again = await rig.sandboxes.get(caller, box.id)
     assert (again.status, again.files_only, again.pause_keeps) == (Status.PAUSED, False, "memory")
-    row = await rows.get(command.id)
-    assert row is not None
-    assert row.outcome is None
+    assert await outcome_of(rows, command) is None
     await rig.pausing.resume(caller, box.id)
     assert not (await rig.sandboxes.get(caller, box.id)).files_only
 
