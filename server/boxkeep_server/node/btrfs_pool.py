@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import subprocess
 import time
@@ -15,6 +16,8 @@ from boxkeep_server.node.mountspace import mounts, unmount_below
 from boxkeep_server.node.pool_file import PoolFile
 from boxkeep_server.node.program_streams import input_of, output_of
 from boxkeep_server.node.volumes import HALF, Receiver, StreamForm
+
+_log = logging.getLogger(__name__)
 
 # What is freed stays the pool's: given back to the host it might be gone when it is wanted again.
 OPTIONS: Final = "loop,noatime,nodiscard,compress=zstd:1,nosuid,nodev"
@@ -161,8 +164,16 @@ class BtrfsPool:
     def make_room(self) -> None:
         """See `Volume.make_room`."""
         lacks = self._ahead_bytes - self.free_bytes()
-        if lacks > 0 and self._file.grow(lacks):
-            self._take_all()
+        try:
+            if lacks > 0 and (self._is_behind() or self._file.grow(lacks)):
+                self._take_all()
+        except (OSError, subprocess.CalledProcessError) as error:
+            _log.warning("the pool does not grow now: %s", error)
+
+    def _is_behind(self) -> bool:
+        """Whether its file has grown and it has not."""
+        found = os.statvfs(self.mount)
+        return found.f_blocks * found.f_frsize < self._file.size
 
     def _make_file(self) -> None:
         path = self._file.path

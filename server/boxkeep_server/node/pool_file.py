@@ -15,6 +15,7 @@ from boxkeep_server.node import syscalls
 _SPARE_BYTES: Final = 1 << 30
 """What is left to the host: for databases, logs, and whatever else it does."""
 _STEP_BYTES: Final = 1 << 30
+_GRAIN_BYTES: Final = 1 << 20
 _NOT_HERE: Final = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 _log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class PoolFile:
     def grow(self, by_bytes: int) -> bool:
         """Have it grow by some, in whole steps, as far as it may and the host has room; whether it has."""
         steps = -(-by_bytes // _STEP_BYTES) * _STEP_BYTES
-        more = min(steps, self._most_bytes - self.size, self._room())
+        more = min(steps, self._most_bytes - self.size, self._room()) // _GRAIN_BYTES * _GRAIN_BYTES
         if more < _STEP_BYTES // 4:
             return False
         try:

@@ -124,6 +124,23 @@ def test_it_leaves_the_host_some_room(host: Path, pool: BtrfsPool) -> None:
     assert size(pool) == size_before
 
 
+def test_what_could_not_take_its_room_does_so_the_next_time(
+    pool: BtrfsPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def busy(_: Path) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    with (pool.mount / "file").open("wb") as file:
+        syscalls.allocate(file.fileno(), 0, 1500 * MIB)
+    with monkeypatch.context() as at_work:
+        at_work.setattr(btrfs, "grow", busy)
+        pool.make_room()
+    assert "does not grow now" in caplog.text
+    assert size(pool) == FIRST
+    pool.make_room()
+    assert size(pool) == MOST
+
+
 def test_what_is_deleted_in_it_stays_set_aside(host: Path, pool: BtrfsPool) -> None:
     before = (host / "pool.img").stat().st_blocks
     write(pool, "file", 200)
