@@ -41,6 +41,16 @@ async def on_a_plan(rig: Rig, database: Database, **limits: Any) -> Caller:
     return await rig.caller("small", "small")
 
 
+async def paused_in_the_middle(rig: Rig, caller: Caller, rows: CommandRows, **wish: Any) -> tuple[Sandbox, Command]:
+    """A sandbox that was paused, and the command that ran in it."""
+    box = await ready(rig, caller, **wish)
+    command = command_in(box)
+    await rows.write([command], [])
+    await rig.pausing.pause(caller, box.id)
+    await rig.round()
+    return box, command
+
+
 async def outcome_of(rows: CommandRows, command: Command) -> Outcome | None:
     found = await rows.get(command.id)
     assert found is not None
@@ -270,24 +280,16 @@ async def test_a_machine_that_died_before_it_was_kept_fails_its_sandbox(rig: Rig
 
 async def test_commands_that_a_pause_of_files_cut_off_have_that_outcome(rig: Rig, database: Database) -> None:
     caller = await rig.caller()
-    box = await ready(rig, caller, isolation="runc")
     rows = CommandRows(database)
-    command = command_in(box)
-    await rows.write([command], [])
-    await rig.pausing.pause(caller, box.id)
-    await rig.round()
+    box, command = await paused_in_the_middle(rig, caller, rows, isolation="runc")
     assert await outcome_of(rows, command) is Outcome.LOST_ON_FILES_PAUSE
     assert (await rig.sandboxes.get(caller, box.id)).pause_keeps == "files"
 
 
 async def test_commands_go_on_through_a_pause_that_keeps_memory(rig: Rig, database: Database) -> None:
     caller = await rig.caller()
-    box = await ready(rig, caller)
     rows = CommandRows(database)
-    command = command_in(box)
-    await rows.write([command], [])
-    await rig.pausing.pause(caller, box.id)
-    await rig.round()
+    box, command = await paused_in_the_middle(rig, caller, rows)
     assert await outcome_of(rows, command) is None
     await rig.sandboxes.end(caller, box.id)
     await rig.round()
@@ -296,12 +298,8 @@ async def test_commands_go_on_through_a_pause_that_keeps_memory(rig: Rig, databa
 
 async def test_without_its_memory_it_goes_on_from_files_and_commands_are_lost(rig: Rig, database: Database) -> None:
     caller = await rig.caller()
-    box = await ready(rig, caller)
     rows = CommandRows(database)
-    command = command_in(box)
-    await rows.write([command], [])
-    await rig.pausing.pause(caller, box.id)
-    await rig.round()
+    box, command = await paused_in_the_middle(rig, caller, rows)
     await rig.pausing.resume(caller, box.id, memory=False)
     await rig.pausing.resume(caller, box.id, memory=False)
     with pytest.raises(Conflict, match="without its memory"):
@@ -318,12 +316,8 @@ async def test_without_its_memory_it_goes_on_from_files_and_commands_are_lost(ri
 async def test_memory_is_given_up_only_once_the_files_have_come_up(database: Database, clock: Clock) -> None:
     first = Rig(database, MemoryEngine(clock), clock)
     caller = await first.caller()
-    box = await ready(first, caller)
     rows = CommandRows(database)
-    command = command_in(box)
-    await rows.write([command], [])
-    await first.pausing.pause(caller, box.id)
-    await first.round()
+    box, command = await paused_in_the_middle(first, caller, rows)
     engine = NeverStarts(clock)
     engine.kept = first.engine.kept
     rig = Rig(database, engine, clock)
